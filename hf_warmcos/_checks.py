@@ -1,0 +1,41 @@
+"""Checks of arguments: each returns a plain Python number, or says what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Integral, Real
+from typing import Any
+
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
+
+
+def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | float:
+    """Return ``value`` as an ``int`` where it is whole and as a ``float`` otherwise.
+
+    Args:
+        name: The argument's name, for the error message.
+        value: Any real number, numpy's included. A bool is not a number here.
+        bounds: Pairs of a comparison and a limit that the value has to meet, such as ``(">", 0)``.
+
+    Raises:
+        TypeError: If ``value`` is not a real number.
+        ValueError: If ``value`` is NaN, infinite or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"Expected {name} to be a number, but got {name}={value!r} of type {type(value).__name__}")
+    number = int(value) if isinstance(value, Integral) else float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"Expected {name} to be finite, but got {name}={number}")
+    for comparison, limit in bounds:
+        if not _COMPARISONS[comparison](number, limit):
+            raise ValueError(f"Expected {name} {comparison} {limit}, but got {name}={number}")
+    return int(number) if number == int(number) else number
+
+
+def whole_number(name: str, value: Any, *bounds: tuple[str, float]) -> int:
+    """Return ``value`` as an ``int``; as :func:`real_number`, but a fraction is a ValueError (100.0 is whole)."""
+    number = real_number(name, value, *bounds)
+    if not isinstance(number, int):
+        raise ValueError(f"Expected {name} to be a whole number, but got {name}={number}")
+    return number
