@@ -1,0 +1,83 @@
+"""The text and the model that the examples train: from the Hub or a file by name, and offline without names."""
+
+from __future__ import annotations
+
+from pydoc_data.topics import topics
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+
+def load_raw_datasets(
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    train_file: str | None = None,
+    validation_split_percentage: int = 5,
+) -> DatasetDict:
+    """Return the splits "train" and "validation".
+
+    Without names this is the reference of the Python language, English technical text that Python's standard library
+    carries (`pydoc_data.topics`), a row per topic.
+    """
+    if dataset_name is not None:
+        raw_datasets = load_dataset(dataset_name, dataset_config_name)
+    elif train_file is not None:
+        extension = "json" if train_file.endswith((".json", ".jsonl")) else train_file.rsplit(".", 1)[-1]
+        raw_datasets = load_dataset("text" if extension == "txt" else extension, data_files={"train": train_file})
+    else:
+        raw_datasets = DatasetDict(train=Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]}))
+    if "validation" not in raw_datasets:
+        split = raw_datasets["train"].train_test_split(test_size=validation_split_percentage / 100, seed=0)
+        raw_datasets = DatasetDict(train=split["train"], validation=split["test"])
+    return raw_datasets
+
+
+def load_model_and_tokenizer(
+    model_name_or_path: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a causal language model with its tokenizer: pretrained by name, or a small untrained GPT-2 on bytes."""
+    if model_name_or_path is not None:
+        model = AutoModelForCausalLM.from_pretrained(model_name_or_path)
+        return model, AutoTokenizer.from_pretrained(model_name_or_path)
+    tokenizer = ByT5Tokenizer()
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=256,
+        n_embd=128,
+        n_layer=4,
+        n_head=4,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return GPT2LMHeadModel(config), tokenizer
+
+
+def group_into_blocks(raw_datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, block_size: int) -> DatasetDict:
+    """Tokenize the text, join it, and cut it into blocks of `block_size` tokens, labels being the tokens.
+
+    The text is the column "text", or the first one where there is none of that name.
+    """
+    columns = raw_datasets["train"].column_names
+    text_column = "text" if "text" in columns else columns[0]
+
+    def tokenize(rows: dict[str, list[str]]) -> dict[str, Any]:
+        return {"input_ids": tokenizer(rows[text_column])["input_ids"]}
+
+    def group(rows: dict[str, list[list[int]]]) -> dict[str, Any]:
+        tokens = [token for row in rows["input_ids"] for token in row]
+        starts = range(0, len(tokens) - block_size + 1, block_size)
+        blocks = [tokens[start : start + block_size] for start in starts]
+        return {"input_ids": blocks, "labels": blocks}
+
+    tokenized = raw_datasets.map(tokenize, batched=True, remove_columns=columns, desc="Tokenizing")
+    return tokenized.map(group, batched=True, desc=f"Grouping into blocks of {block_size} tokens")
