@@ -434,6 +434,8 @@ class CosineRestartSchedule:
         if isinstance(steps, range):
             if steps and min(steps[0], steps[-1]) < 0:
                 raise ValueError(f"Expected steps >= 0, but got steps={steps}")
+            if steps.step < 0:
+                return self.curve(steps[::-1], base_lr, eta_min)[::-1]
             return self._sorted_curve(np.arange(steps.start, steps.stop, steps.step), base_lr, eta_min)
         positions = np.asarray(steps)
         if positions.size and positions.dtype.kind not in "iuf":
