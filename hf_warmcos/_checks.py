@@ -7,7 +7,7 @@ import operator
 from numbers import Integral, Real
 from typing import Any
 
-_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
 def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | float:

@@ -207,7 +207,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
             epoch = real_number("epoch", epoch, (">=", 0))
             whole = math.floor(epoch)
             fraction = epoch - whole
-        if self._step_count == 1:
+        elif self._step_count == 1:
             self._warn_if_optimizer_has_not_stepped()
         cycle_before = self.cycle
         self._step_count += 1
@@ -246,8 +246,8 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         ]
         self._has_tensor_rates = any(isinstance(group["lr"], Tensor) for group in groups)
         warmup_past = stretch.past if stretch.shape == "rise" else schedule._overlap
-        # A fractional position takes the long way at each step: the constants then hold for no whole step.
-        past = stretch.first if fraction else stretch.past
+        # The first step and a fractional position take the long way: the constants then hold for no step at all.
+        past = stretch.first if fraction or self._step_count == 1 else stretch.past
         self._constants = (groups, stretch.first, past, warmup_past, stretch.past - stretch.first, bounds)
         self._set_rates()
 
@@ -305,8 +305,13 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
             raise ValueError(f"Expected a scheduler state with last_epoch and base_lrs, but got keys {[*state_dict]}")
         last_epoch = whole_number("last_epoch", state_dict["last_epoch"], (">=", 0))
         # torch's CosineAnnealingWarmRestarts keeps the fraction of a fractional step in T_cur alone.
-        fraction = real_number("fraction", state_dict.get("fraction", state_dict.get("T_cur", 0) % 1))
-        base_lrs = [float(base_lr) for base_lr in state_dict["base_lrs"]]
+        fraction = real_number(
+            "fraction", state_dict.get("fraction", state_dict.get("T_cur", 0) % 1), (">=", 0), ("<", 1)
+        )
+        base_lrs = [
+            float(real_number("base_lrs", base_lr.item() if isinstance(base_lr, Tensor) else base_lr))
+            for base_lr in state_dict["base_lrs"]
+        ]
         groups = self.optimizer.param_groups
         if len(base_lrs) != len(groups):
             raise ValueError(

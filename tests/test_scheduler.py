@@ -1,0 +1,505 @@
+"""The schedule on a torch optimizer: `CosineAnnealingWarmRestartsWithDecayAndLinearWarmup`."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingWarmRestarts, LinearLR, SequentialLR
+from transformers import get_cosine_schedule_with_warmup
+
+from hf_warmcos import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup as Scheduler
+from hf_warmcos import CosineRestartSchedule
+from hf_warmcos.schedule import WARMUP_MODES
+
+SETTINGS = [
+    {"T_0": 10},
+    {"T_0": 10, "decay": 0.75, "warmup_steps": 25},
+    {"T_0": 5, "T_mult": 2, "decay": 0.5, "warmup_steps": 3, "warmup_mode": "every_cycle", "eta_min": 0.001},
+    {"T_0": 7, "T_mult": 1.5, "decay": 0.9, "warmup_steps": 4, "warmup_mode": "prefix", "num_cycles": 3},
+    {"T_0": 8, "warmup_steps": 12, "warmup_lr_rate": 0.1, "eta_min_rate": 0.2, "num_cycles": 2},
+    {"T_0": 20, "T_mult": 0.5, "num_cycles": 3, "warmup_steps": 4, "warmup_mode": "every_cycle"},
+]
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def advance(optimizer: torch.optim.Optimizer, scheduler, steps: int = 1) -> list[list[float]]:
+    """Train for some updates; return the rates that they used."""
+    used = []
+    for _ in range(steps):
+        used.append(rates_of(optimizer))
+        optimizer.step()
+        scheduler.step()
+    return used
+
+
+@pytest.mark.parametrize("arguments", SETTINGS, ids=str)
+def test_each_update_uses_the_rate_of_the_schedule(make_optimizer, arguments):
+    optimizer = make_optimizer(0.1, 0.02)
+    scheduler = Scheduler(optimizer, **arguments)
+    for step in range(60):
+        cycle = scheduler.schedule.cycle_at(step)
+        assert (scheduler.last_epoch, scheduler.cycle, scheduler.T_i) == (step, cycle.index, cycle.length)
+        assert scheduler.T_cur == step - cycle.start
+        assert rates_of(optimizer) == scheduler.get_last_lr() == scheduler.get_lr()
+        assert rates_of(optimizer) == [
+            scheduler.schedule.lr_at(
+                step, base_lr, arguments.get("eta_min", base_lr * arguments.get("eta_min_rate", 0))
+            )
+            for base_lr in (0.1, 0.02)
+        ]
+        advance(optimizer, scheduler)
+
+
+@pytest.mark.parametrize(
+    ("T_0", "T_mult", "eta_min"), [(10, 1, 0), (1, 1, 0.01), (7, 2, 1e-5), (3, 3, 0.03), (50, 1, 0.2), (1, 5, 0)]
+)
+def test_without_decay_and_warmup_rates_equal_torchs_to_the_last_bit(make_optimizer, T_0, T_mult, eta_min):
+    optimizer, torchs_optimizer = make_optimizer(0.1, 3e-4), make_optimizer(0.1, 3e-4)
+    scheduler = Scheduler(optimizer, T_0, T_mult, eta_min)
+    torchs = CosineAnnealingWarmRestarts(torchs_optimizer, T_0, T_mult, eta_min)
+    for _ in range(5_000):
+        assert rates_of(optimizer) == rates_of(torchs_optimizer)
+        assert (scheduler.T_cur, scheduler.T_i, scheduler.last_epoch) == (torchs.T_cur, torchs.T_i, torchs.last_epoch)
+        advance(optimizer, scheduler)
+        advance(torchs_optimizer, torchs)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 40), st.lists(st.one_of(st.none(), st.integers(0, 500), st.floats(0, 500)), max_size=30))
+def test_any_mix_of_steps_equals_torchs_to_the_last_bit(make_optimizer, T_0, epochs):
+    optimizer, torchs_optimizer = make_optimizer(0.1), make_optimizer(0.1)
+    scheduler, torchs = Scheduler(optimizer, T_0, 1, 1e-3), CosineAnnealingWarmRestarts(torchs_optimizer, T_0, 1, 1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for epoch in epochs:
+            scheduler.step(epoch)
+            torchs.step(epoch)
+            assert scheduler.last_epoch == torchs.last_epoch
+            assert rates_of(optimizer) == rates_of(torchs_optimizer)
+
+
+@pytest.mark.parametrize("T_mult", [1, 2, 3, 5, 6, 7, 10])
+@pytest.mark.parametrize("T_0", [1, 3, 7, 10, 50, 1000])
+def test_step_to_a_restart_sets_the_peak(make_optimizer, T_0, T_mult):
+    optimizer = make_optimizer(0.1)
+    optimizer.step()
+    scheduler = Scheduler(optimizer, T_0, T_mult, decay=0.9)
+    start = 0
+    for k in range(16):
+        scheduler.step(start)
+        assert rates_of(optimizer) == [0.1 * 0.9**k]
+        assert (scheduler.cycle, scheduler.T_cur, scheduler.T_i) == (k, 0, T_0 * T_mult**k)
+        start += T_0 * T_mult**k
+
+
+def test_torch_picks_the_wrong_cycle_at_restarts_where_this_does_not(make_optimizer):
+    wrong = 0
+    for T_mult in (2, 3, 5, 6, 7, 10):
+        for T_0 in (1, 3, 7, 10, 50, 1000):
+            torchs_optimizer = make_optimizer(0.1)
+            torchs = CosineAnnealingWarmRestarts(torchs_optimizer, T_0, T_mult)
+            for k in range(1, 12):
+                torchs.step(T_0 * (T_mult**k - 1) // (T_mult - 1))
+                wrong += rates_of(torchs_optimizer) != [0.1]
+    assert wrong == 30
+
+
+def test_step_goes_on_from_where_step_to_an_epoch_led(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10, decay=0.5, warmup_steps=15)
+    optimizer.step()
+    for epoch in (37, 12, 3.25, 19.5, 0, 10**15):
+        scheduler.step(epoch)
+        for steps in range(15):
+            assert scheduler.last_epoch == math.floor(epoch) + steps
+            assert rates_of(optimizer) == [scheduler.schedule.lr_at(epoch + steps, 0.1)]
+            assert scheduler.T_cur == (epoch + steps) % 10
+            scheduler.step()
+
+
+def original_rates(T_0: int, T_mult: int, warmup_steps: int, decay: float, base_lr: float, steps: int) -> list[float]:
+    """The rates of the scheduler that the class takes its name from, by its own bookkeeping, where it could run.
+
+    https://github.com/qu-gg/pytorch-cosine-annealing-with-decay-and-initial-warmup: the step in the constructor failed
+    on attributes set after it, and the failure was swallowed, so the first update ran at the base rate with T_cur = -1.
+    """
+    rates, T_cur, T_i, warmed = [base_lr], -1, T_0, 0
+    peak = base_lr
+    for _ in range(steps - 1):
+        if T_cur + 1 == T_i:
+            peak *= decay
+        T_cur += 1
+        warmed = min(warmed + 1, warmup_steps)
+        if T_cur >= T_i:
+            T_cur, T_i = 0, T_i * T_mult
+        rates.append(warmed / warmup_steps * peak * (1 + math.cos(math.pi * T_cur / T_i)) / 2)
+    return rates
+
+
+def test_the_original_runs_one_step_late_and_starts_at_the_full_rate(make_optimizer):
+    T_0, warmup_steps, decay = 100, 20, 0.75
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, T_0, warmup_steps=warmup_steps, decay=decay)
+    here = [rate for (rate,) in advance(optimizer, scheduler, 1_200)]
+    original = original_rates(T_0, 1, warmup_steps, decay, 0.1, 1_200)
+    assert (original[0], here[0]) == (0.1, 0.0)
+    cosine = CosineRestartSchedule(T_0, decay=decay)
+    for step in range(1, 1_200):
+        warm = min(1, step / warmup_steps)
+        assert original[step] == pytest.approx(warm * cosine.lr_at(step - 1, 0.1), rel=1e-9)
+        assert here[step] == pytest.approx(warm * cosine.lr_at(step, 0.1), rel=1e-9)
+
+
+def test_a_rate_of_each_warmup_mode_by_hand(make_optimizer):
+    def rates(**arguments):
+        optimizer = make_optimizer(1.0)
+        return [
+            rate for (rate,) in advance(optimizer, Scheduler(optimizer, 4, decay=0.5, warmup_steps=2, **arguments), 9)
+        ]
+
+    half, low = 0.5, (1 - math.sqrt(0.5)) / 2
+    high = 1 - low
+    assert rates() == pytest.approx([0, high / 2, half, low, half, high / 2, half / 2, low / 2, 0.25])
+    assert rates(warmup_mode="prefix") == pytest.approx([0, half, 1, high, half, low, half, high / 2, half / 2])
+    assert rates(warmup_mode="every_cycle") == pytest.approx([0, half, 1, half, 0, 0.25, half, 0.25, 0])
+    assert rates(warmup_lr_rate=0.5)[:2] == pytest.approx([half, 0.75 * high])
+
+
+@pytest.mark.parametrize("arguments", SETTINGS, ids=str)
+@pytest.mark.parametrize("last_epoch", [0, 1, 9, 30, 10**6])
+def test_construction_at_any_last_epoch_goes_on_after_it(make_optimizer, arguments, last_epoch):
+    optimizer = make_optimizer(0.1, 0.02)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    scheduler = Scheduler(optimizer, last_epoch=last_epoch, **arguments)
+    reference_optimizer = make_optimizer(0.1, 0.02)
+    reference = Scheduler(reference_optimizer, **arguments)
+    reference_optimizer.step()
+    reference.step(last_epoch + 1)
+    assert advance(optimizer, scheduler, 30) == advance(reference_optimizer, reference, 30)
+
+
+def test_last_epoch_without_initial_lr_is_the_key_error_of_torch(make_optimizer):
+    with pytest.raises(KeyError, match="initial_lr"):
+        Scheduler(make_optimizer(), 10, last_epoch=3)
+
+
+def test_at_cycle_end_is_true_after_the_last_update_of_each_cycle(make_optimizer):
+    optimizer = make_optimizer()
+    scheduler = Scheduler(optimizer, 3, 2, warmup_steps=4, warmup_mode="prefix", num_cycles=3)
+    ends = []
+    for update in range(1, 60):
+        advance(optimizer, scheduler)
+        ends += [update] if scheduler.at_cycle_end else []
+    assert ends == [4 + 3, 4 + 9, 4 + 21]
+    scheduler.step(7.5)
+    assert not scheduler.at_cycle_end
+    scheduler.step(7)
+    assert scheduler.at_cycle_end
+
+
+def test_verbose_prints_one_line_at_each_restart(make_optimizer, capsys):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10, 2, decay=0.5, verbose=True)
+    assert capsys.readouterr().out == ""
+    advance(optimizer, scheduler, 75)
+    assert capsys.readouterr().out.splitlines() == [
+        "Step 10: restart, cycle 1 of 20 steps with peak [0.05]",
+        "Step 30: restart, cycle 2 of 40 steps with peak [0.025]",
+        "Step 70: restart, cycle 3 of 80 steps with peak [0.0125]",
+    ]
+
+
+def test_scheduler_step_before_optimizer_step_is_warned_about_once(make_optimizer):
+    scheduler = Scheduler(make_optimizer(), 10)
+    with pytest.warns(UserWarning, match=r"`lr_scheduler.step\(\)` before `optimizer.step\(\)`") as caught:
+        scheduler.step()
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler.step()
+
+
+def test_the_right_order_warns_of_nothing(make_optimizer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = make_optimizer()
+        advance(optimizer, Scheduler(optimizer, 10, warmup_steps=5), 30)
+
+
+def test_a_group_added_later_joins_at_the_current_position_at_once(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10, decay=0.5, eta_min_rate=0.1)
+    advance(optimizer, scheduler, 13)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    for step in range(13, 40):
+        expected = [scheduler.schedule.lr_at(step, base_lr, 0.1 * base_lr) for base_lr in (0.1, 0.4)]
+        assert advance(optimizer, scheduler) == [expected]
+    assert scheduler.base_lrs == [group["initial_lr"] for group in optimizer.param_groups] == [0.1, 0.4]
+
+
+def test_a_group_appended_behind_the_optimizers_back_joins_at_the_next_step(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler, 3)
+    optimizer.param_groups.append({**optimizer.param_groups[0], "params": [], "lr": 0.4, "initial_lr": 0.4})
+    scheduler.step()
+    assert rates_of(optimizer) == [scheduler.schedule.lr_at(4, 0.1), scheduler.schedule.lr_at(4, 0.4)]
+
+
+def test_a_scheduler_that_is_gone_leaves_added_groups_alone(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10, warmup_steps=5)
+    del scheduler
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    assert optimizer.param_groups[1]["lr"] == 0.4
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_tensor_rates_are_filled_in_place(make_optimizer, shape):
+    rates = [torch.full(shape, 0.1, dtype=torch.float64), torch.full(shape, 0.02, dtype=torch.float64)]
+    optimizer = make_optimizer(*rates)
+    scheduler = Scheduler(optimizer, 10, decay=0.5, warmup_steps=4)
+    for step in range(40):
+        assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates))
+        assert rates_of(optimizer) == [scheduler.schedule.lr_at(step, base_lr) for base_lr in (0.1, 0.02)]
+        assert all(type(rate) is float for rate in [*scheduler.get_last_lr(), *scheduler.base_lrs])
+        advance(optimizer, scheduler)
+    scheduler.step(3)
+    assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates))
+
+
+def test_tensor_rates_that_a_loaded_optimizer_state_brings_are_filled_in_place(make_optimizer):
+    tensor_optimizer = make_optimizer(torch.tensor(0.1), torch.tensor(0.02))
+    optimizer = make_optimizer(0.1, 0.02)
+    scheduler = Scheduler(optimizer, 10)
+    optimizer.load_state_dict(copy.deepcopy(tensor_optimizer.state_dict()))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    advance(optimizer, scheduler, 3)
+    assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates))
+    assert rates_of(optimizer) == pytest.approx([scheduler.schedule.lr_at(3, base_lr) for base_lr in (0.1, 0.02)])
+
+
+@pytest.mark.parametrize("with_optimizer_state", [True, False])
+@pytest.mark.parametrize("arguments", SETTINGS, ids=str)
+def test_save_load_and_continue_gives_the_bits_of_never_having_stopped_at_every_cut(
+    make_optimizer, arguments, with_optimizer_state
+):
+    optimizer = make_optimizer(0.1, 0.02)
+    scheduler = Scheduler(optimizer, **arguments)
+    whole = advance(optimizer, scheduler, 60)
+    for cut in range(60):
+        optimizer = make_optimizer(0.1, 0.02)
+        scheduler = Scheduler(optimizer, **arguments)
+        assert advance(optimizer, scheduler, cut) == whole[:cut]
+        file = io.BytesIO()
+        torch.save((optimizer.state_dict(), scheduler.state_dict()), file)
+        file.seek(0)
+        optimizer_state, state = torch.load(file, weights_only=True)
+
+        # Without the optimizer's state it may even have been made with other rates: the base rates come along.
+        optimizer = make_optimizer(0.1, 0.02) if with_optimizer_state else make_optimizer(5.0, 6.0)
+        scheduler = Scheduler(optimizer, **arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if with_optimizer_state:
+                optimizer.load_state_dict(optimizer_state)
+            scheduler.load_state_dict(state)
+            assert advance(optimizer, scheduler, 60 - cut) == whole[cut:]
+
+
+def test_a_fractional_position_survives_a_reload(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10)
+    optimizer.step()
+    scheduler.step(12.7)
+    other_optimizer = make_optimizer(0.1)
+    other = Scheduler(other_optimizer, 10)
+    other.load_state_dict(scheduler.state_dict())
+    assert advance(other_optimizer, other, 20) == advance(optimizer, scheduler, 20)
+
+
+def test_state_dict_is_plain_and_does_not_change_with_the_scheduler(make_optimizer):
+    scheduler = Scheduler(make_optimizer(torch.tensor(0.1)), np.int64(10), warmup_steps=np.int32(3))
+    state = scheduler.state_dict()
+    before = copy.deepcopy(state)
+    scheduler.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    scheduler.step(5)
+    assert state == before
+
+    def kinds(value):
+        if isinstance(value, (dict, list)):
+            return {kind for item in (value.values() if isinstance(value, dict) else value) for kind in kinds(item)}
+        return {type(value)}
+
+    assert kinds(state) <= {int, float, str, bool, type(None)}
+
+
+@pytest.mark.parametrize("epoch", [0, 7, 34, 20.25])
+def test_a_state_of_torchs_warm_restarts_is_adopted(make_optimizer, epoch):
+    torchs_optimizer = make_optimizer(0.1, 0.02)
+    torchs = CosineAnnealingWarmRestarts(torchs_optimizer, 10, 2, 1e-3)
+    torchs_optimizer.step()
+    torchs.step(epoch)
+    optimizer = make_optimizer(7.0, 8.0)
+    scheduler = Scheduler(optimizer, 10, 2, 1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler.load_state_dict(torchs.state_dict())
+        assert scheduler.base_lrs == [0.1, 0.02]
+        assert advance(optimizer, scheduler, 50) == advance(torchs_optimizer, torchs, 50)
+
+
+def test_what_differs_from_a_state_of_torchs_warm_restarts_is_named(make_optimizer):
+    torchs = CosineAnnealingWarmRestarts(make_optimizer(0.1), 10, 2, 1e-3)
+    with pytest.warns(UserWarning, match="differs") as caught:
+        Scheduler(make_optimizer(0.1), 10, 3, 1e-3, decay=0.5).load_state_dict(torchs.state_dict())
+    assert "T_mult was 2, is 3; decay was 1, is 0.5" in str(caught[0].message)
+
+
+def test_a_state_of_transformers_schedules_is_adopted(make_optimizer):
+    lambda_optimizer = make_optimizer(0.1, 0.02)
+    lambda_scheduler = get_cosine_schedule_with_warmup(lambda_optimizer, 5, 100)
+    advance(lambda_optimizer, lambda_scheduler, 37)
+    optimizer = make_optimizer(7.0, 8.0)
+    scheduler = Scheduler(optimizer, 10, decay=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler.load_state_dict(lambda_scheduler.state_dict())
+    assert (scheduler.last_epoch, scheduler.cycle) == (37, 3)
+    assert rates_of(optimizer) == [scheduler.schedule.lr_at(37, base_lr) for base_lr in (0.1, 0.02)]
+
+
+def test_another_saved_schedule_gives_way_to_the_constructed_one_with_a_warning(make_optimizer):
+    saved = Scheduler(make_optimizer(0.1), 10, decay=0.5, eta_min=0.01)
+    saved.optimizer.step()
+    saved.step(13)
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 20, warmup_steps=3)
+    with pytest.warns(UserWarning, match="differs") as caught:
+        scheduler.load_state_dict(saved.state_dict())
+    assert str(caught[0].message).endswith(
+        "T_0 was 10, is 20; decay was 0.5, is 1; warmup_steps was 0, is 3; eta_min was 0.01, is 0"
+    )
+    assert rates_of(optimizer) == [CosineRestartSchedule(20).lr_at(13, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"last_epoch": None}, "last_epoch"),
+        ({"last_epoch": -5}, "last_epoch"),
+        ({"base_lrs": [0.1, 0.2]}, "Expected base_lrs of 1 parameter groups, but got 2"),
+        ({"base_lrs": ["x"]}, "base_lrs"),
+        ({"fraction": "x"}, "fraction"),
+        ({"fraction": 1.5}, "fraction"),
+    ],
+)
+def test_a_state_that_is_none_is_refused_and_changes_nothing(make_optimizer, change, message):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler, 4)
+    before, groups = scheduler.state_dict(), copy.deepcopy(optimizer.state_dict()["param_groups"])
+    with pytest.raises((TypeError, ValueError), match=message):
+        scheduler.load_state_dict({**before, **change})
+    assert (scheduler.state_dict(), optimizer.state_dict()["param_groups"]) == (before, groups)
+
+
+def test_a_state_of_something_else_is_refused(make_optimizer):
+    scheduler = Scheduler(make_optimizer(), 10)
+    with pytest.raises(ValueError, match="Expected a scheduler state with last_epoch and base_lrs, but got keys"):
+        scheduler.load_state_dict({"scale": 65536.0})
+
+
+WRONG_ARGUMENTS = [
+    (name, value)
+    for name in ("T_0", "T_mult", "eta_min", "warmup_steps", "decay", "eta_min_rate", "num_cycles", "warmup_lr_rate")
+    for value in (-1, math.nan, math.inf, "3", True, [3])
+] + [
+    ("T_0", 0),
+    ("T_0", None),
+    ("T_mult", 0),
+    ("T_mult", None),
+    ("T_mult", 0.5),
+    ("eta_min", None),
+    ("warmup_steps", None),
+    ("warmup_steps", 1.5),
+    ("warmup_mode", "after"),
+    ("warmup_mode", None),
+    ("decay", 0),
+    ("decay", 1.1),
+    ("eta_min_rate", 1.1),
+    ("num_cycles", 0),
+    ("num_cycles", 2.5),
+    ("last_epoch", -2),
+    ("last_epoch", 1.5),
+    ("last_epoch", "0"),
+    ("last_epoch", None),
+    ("last_epoch", True),
+    ("verbose", 2000),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_ARGUMENTS)
+def test_a_wrong_argument_is_named_and_leaves_the_optimizer_as_it_was(make_optimizer, name, value):
+    optimizer = make_optimizer(0.1, 0.02)
+    before, attributes = copy.deepcopy(optimizer.state_dict()), set(vars(optimizer))
+    with pytest.raises((TypeError, ValueError), match=name):
+        Scheduler(optimizer, **{"T_0": 10, name: value})
+    assert optimizer.state_dict() == before
+    assert set(vars(optimizer)) == attributes
+
+
+def test_both_minima_at_once_are_refused(make_optimizer):
+    with pytest.raises(ValueError, match="one of eta_min and eta_min_rate"):
+        Scheduler(make_optimizer(), 10, eta_min=0.01, eta_min_rate=0.1)
+
+
+def test_something_that_is_no_optimizer_is_refused():
+    with pytest.raises(TypeError, match="optimizer"):
+        Scheduler(torch.nn.Linear(1, 1), 10)
+
+
+def test_it_follows_another_scheduler_in_sequential_lr(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    ours = Scheduler(optimizer, 10, decay=0.5)
+    sequence = SequentialLR(optimizer, [LinearLR(optimizer, 0.1, 1.0, 5), ours], milestones=[5])
+    rates = [rate for (rate,) in advance(optimizer, sequence, 40)]
+    assert rates[:5] == pytest.approx([0.01, 0.028, 0.046, 0.064, 0.082])
+    assert rates[5:] == CosineRestartSchedule(10, decay=0.5).curve(35, 0.1).tolist()
+    assert sequence.get_last_lr() == ours.get_last_lr()
+
+
+def test_it_comes_first_in_chained_scheduler(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    chain = ChainedScheduler([Scheduler(optimizer, 10)], optimizer)
+    assert [rate for (rate,) in advance(optimizer, chain, 30)] == CosineRestartSchedule(10).curve(30, 0.1).tolist()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+@pytest.mark.parametrize("rate", [0.1, torch.tensor(0.1)])
+def test_a_copy_of_optimizer_and_scheduler_goes_its_own_way(make_optimizer, copied, rate):
+    optimizer = make_optimizer(rate)
+    scheduler = Scheduler(optimizer, 10, decay=0.5, warmup_steps=3)
+    advance(optimizer, scheduler, 12)
+    other_optimizer, other = copied((optimizer, scheduler))
+    assert other.optimizer is other_optimizer
+    ahead = advance(other_optimizer, other, 25)
+    assert scheduler.last_epoch == 12
+    assert advance(optimizer, scheduler, 25) == ahead
+
+
+def test_every_mode_is_tested_here():
+    assert {arguments.get("warmup_mode", "overlap") for arguments in SETTINGS} == set(WARMUP_MODES)
