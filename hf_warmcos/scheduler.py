@@ -119,8 +119,8 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
             self.eta_min_rate = real_number("eta_min_rate", eta_min_rate, (">=", 0), ("<=", 1))
             if eta_min != 0:
                 raise ValueError(f"Expected one of eta_min and eta_min_rate, but got {eta_min=} and {eta_min_rate=}")
-        self.verbose = verbose
         super().__init__(optimizer, whole_number("last_epoch", last_epoch, (">=", -1)))
+        self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
         self._place_added_groups()
 
     def _initial_step(self) -> None:
@@ -148,22 +148,22 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
     @property
     def cycle(self) -> int:
         """The index of the current cycle, counted from 0."""
-        return self.schedule.cycle_at(self._position).index
+        return self._stretch.cycle.index
 
     @property
     def T_i(self) -> int:
         """The length of the current cycle, in steps."""
-        return self.schedule.cycle_at(self._position).length
+        return self._stretch.cycle.length
 
     @property
     def T_cur(self) -> float:
         """Steps since the current cycle started: negative in a prefix warmup, ``T_i`` and more after the last cycle."""
-        return self.last_epoch - self.schedule.cycle_at(self._position).start + self._fraction
+        return self.last_epoch - self._stretch.cycle.start + self._fraction
 
     @property
     def at_cycle_end(self) -> bool:
         """True after the ``step()`` that follows a cycle's last optimizer step: the moment to evaluate and to save."""
-        cycle = self.schedule.cycle_at(self._position)
+        cycle = self._stretch.cycle
         return not self._fraction and (
             self.last_epoch == cycle.start > self.schedule.origin or self.last_epoch == cycle.end
         )
@@ -212,7 +212,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         cycle_before = self.cycle
         self._step_count += 1
         self._move_to(whole, fraction)
-        cycle = self.schedule.cycle_at(self._position)
+        cycle = self._stretch.cycle
         if self.verbose and cycle.index not in (0, cycle_before):
             peaks = [
                 self.schedule.peak_lr(cycle.index, base_lr, eta_min)
