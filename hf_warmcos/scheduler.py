@@ -126,8 +126,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
     def _initial_step(self) -> None:
         # Called by the base class, whose base_lrs are tensors where the rates are: the last time that they are read.
         self.base_lrs = [float(base_lr) for base_lr in self.base_lrs]
-        self._step_count = 1
-        self._move_to(self.last_epoch + 1, 0.0)
+        self._move_to(self.last_epoch + 1, 0.0, step_count=1)
 
     def _place_added_groups(self) -> None:
         """Make parameter groups that are added from now on start at the schedule's current position."""
@@ -137,9 +136,23 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
             add_param_group(param_group)
             scheduler = scheduler_ref()
             if scheduler is not None:
-                scheduler._move_to(scheduler.last_epoch, scheduler._fraction)
+                scheduler._move_to(scheduler.last_epoch, scheduler._fraction, scheduler._step_count)
 
         self.optimizer.add_param_group = add_param_group_at_current_position  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._place_added_groups()  # a copy of an optimizer has only its groups and its state
+
+    @property
+    def _step_count(self) -> int:
+        """Calls of ``step()``, the constructor's included, as torch counts them and Accelerate raises them."""
+        return self.last_epoch + self._steps_beyond_position
+
+    @_step_count.setter
+    def _step_count(self, value: int) -> None:
+        # Kept relative to the position, so that a step to the next position counts by itself.
+        self._steps_beyond_position = value - self.last_epoch
 
     @property
     def _position(self) -> float:
@@ -180,12 +193,10 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         if self._has_tensor_rates:
             return _step_outside_of_compilation()(self, epoch)
         step = self.last_epoch + 1
-        groups = self.optimizer.param_groups
-        known_groups, first, past, warmup_past, length, bounds = self._constants
-        if epoch is not None or not first <= step < past or groups is not known_groups or len(groups) != len(bounds):
+        groups, first, past, warmup_past, length, bounds = self._constants
+        if epoch is not None or not first <= step < past or groups is not self.optimizer.param_groups:
             return self._step_anywhere(epoch)
         self.last_epoch = step
-        self._step_count += 1
         if step >= warmup_past:
             share = (1 + cos(pi * (step - first) / length)) / 2
         elif self._stretch.shape == "rise":
@@ -210,8 +221,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         elif self._step_count == 1:
             self._warn_if_optimizer_has_not_stepped()
         cycle_before = self.cycle
-        self._step_count += 1
-        self._move_to(whole, fraction)
+        self._move_to(whole, fraction, self._step_count + 1)
         cycle = self._stretch.cycle
         if self.verbose and cycle.index not in (0, cycle_before):
             peaks = [
@@ -231,13 +241,14 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
                 stacklevel=4,
             )
 
-    def _move_to(self, whole: int, fraction: float) -> None:
+    def _move_to(self, whole: int, fraction: float, step_count: int) -> None:
         """Take the position ``whole + fraction``, with every parameter group that the optimizer has now."""
         groups = self.optimizer.param_groups
         for group in groups[len(self.base_lrs) :]:
             group.setdefault("initial_lr", group["lr"])
             self.base_lrs.append(float(group["initial_lr"]))
         self.last_epoch, self._fraction = whole, fraction
+        self._step_count = step_count
         schedule = self.schedule
         self._stretch = stretch = schedule._stretch_at(self._position)
         bounds = [
@@ -247,7 +258,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         self._has_tensor_rates = any(isinstance(group["lr"], Tensor) for group in groups)
         warmup_past = stretch.past if stretch.shape == "rise" else schedule._overlap
         # The first step and a fractional position take the long way: the constants then hold for no step at all.
-        past = stretch.first if fraction or self._step_count == 1 else stretch.past
+        past = stretch.first if fraction or step_count == 1 else stretch.past
         self._constants = (groups, stretch.first, past, warmup_past, stretch.past - stretch.first, bounds)
         self._set_rates()
 
@@ -327,8 +338,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         for group, base_lr in zip(groups, base_lrs):
             group["initial_lr"] = base_lr
         self.base_lrs = base_lrs
-        self._step_count = state_dict.get("_step_count", last_epoch + 1)
-        self._move_to(last_epoch, fraction)
+        self._move_to(last_epoch, fraction, state_dict.get("_step_count", last_epoch + 1))
 
     def _differences_from(self, state_dict: dict[str, Any]) -> list[str]:
         here = self.state_dict()["schedule"]

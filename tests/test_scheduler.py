@@ -250,13 +250,13 @@ def test_a_group_added_later_joins_at_the_current_position_at_once(make_optimize
     assert scheduler.base_lrs == [group["initial_lr"] for group in optimizer.param_groups] == [0.1, 0.4]
 
 
-def test_a_group_appended_behind_the_optimizers_back_joins_at_the_next_step(make_optimizer):
+def test_a_group_appended_behind_the_optimizers_back_joins_at_the_next_restart(make_optimizer):
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10)
     advance(optimizer, scheduler, 3)
     optimizer.param_groups.append({**optimizer.param_groups[0], "params": [], "lr": 0.4, "initial_lr": 0.4})
-    scheduler.step()
-    assert rates_of(optimizer) == [scheduler.schedule.lr_at(4, 0.1), scheduler.schedule.lr_at(4, 0.4)]
+    advance(optimizer, scheduler, 7)
+    assert rates_of(optimizer) == [scheduler.schedule.lr_at(10, 0.1), scheduler.schedule.lr_at(10, 0.4)]
 
 
 def test_a_scheduler_that_is_gone_leaves_added_groups_alone(make_optimizer):
@@ -499,6 +499,9 @@ def test_a_copy_of_optimizer_and_scheduler_goes_its_own_way(make_optimizer, copi
     ahead = advance(other_optimizer, other, 25)
     assert scheduler.last_epoch == 12
     assert advance(optimizer, scheduler, 25) == ahead
+    other_optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    assert rates_of(other_optimizer)[1] == other.schedule.lr_at(37, 0.4)
+    assert other.base_lrs == [*scheduler.base_lrs, 0.4]
 
 
 def test_every_mode_is_tested_here():
