@@ -492,3 +492,12 @@ class CosineRestartSchedule:
                 break
             found.append(start)
         return found
+
+    def _repr_png_(self) -> bytes | None:
+        """The schedule's picture in a notebook; without matplotlib nothing, and the notebook shows the plain repr."""
+        try:
+            from hf_warmcos.plotting import schedule_png
+
+            return schedule_png(self)
+        except ImportError:
+            return None
