@@ -436,7 +436,8 @@ class CosineRestartSchedule:
                 raise ValueError(f"Expected steps >= 0, but got steps={steps}")
             if steps.step < 0:
                 return self.curve(steps[::-1], base_lr, eta_min)[::-1]
-            return self._sorted_curve(np.arange(steps.start, steps.stop, steps.step), base_lr, eta_min)
+            positions = np.arange(steps.start, steps.stop, steps.step)
+            return self._sorted_curve(positions, base_lr, eta_min, gapless=steps.step == 1)
         positions = np.asarray(steps)
         if positions.size and positions.dtype.kind not in "iuf":
             raise TypeError(
@@ -450,22 +451,40 @@ class CosineRestartSchedule:
         rates[order] = self._sorted_curve(flat[order], base_lr, eta_min)
         return rates.reshape(positions.shape)
 
-    def _sorted_curve(self, steps: np.ndarray, base_lr: float, eta_min: float) -> np.ndarray:
+    def _sorted_curve(self, steps: np.ndarray, base_lr: float, eta_min: float, gapless: bool = False) -> np.ndarray:
         import numpy as np
 
         rates = np.empty(steps.shape)
         first = 0
-        # Each stretch is one slice: its constants are computed once, its cosine in one call.
+        repeats = gapless and self.T_mult == 1 and isinstance(self.T_0, int) and len(steps) >= self.T_0
+        # Each stretch is one slice: its constants are computed once, its cosine in one call. Where one cosine repeats,
+        # all of its cycles are one slice.
         while first < len(steps):
             stretch = self._stretch_at(steps[first].item())
-            past = int(np.searchsorted(steps, stretch.past))
-            floor, span = self._floor_and_span(stretch, base_lr, eta_min)
-            rates[first:past] = floor + span * self._share(stretch, steps[first:past] - stretch.first, np.cos)
+            if repeats and stretch.shape == "cosine" and self.warmup_mode != "every_cycle":
+                past = len(steps) if self.end is None else int(np.searchsorted(steps, self.end))
+                rates[first:past] = self._repeated_cosine(stretch, steps[first].item(), past - first, base_lr, eta_min)
+            else:
+                past = int(np.searchsorted(steps, stretch.past))
+                floor, span = self._floor_and_span(stretch, base_lr, eta_min)
+                rates[first:past] = floor + span * self._share(stretch, steps[first:past] - stretch.first, np.cos)
             first = past
         if self._overlap:
             overlap = slice(int(np.searchsorted(steps, self._overlap)))
             rates[overlap] *= self._rise(steps[overlap])
         return rates
+
+    def _repeated_cosine(
+        self, stretch: Stretch, first: int, num_steps: int, base_lr: float, eta_min: float
+    ) -> np.ndarray:
+        """The rates of steps in a row from `first` in `stretch` on, over cycles of its length: a cosine per peak."""
+        import numpy as np
+
+        length, skipped = stretch.cycle.length, first - stretch.first
+        indices = range(stretch.cycle.index, stretch.cycle.index + (skipped + num_steps - 1) // length + 1)
+        spans = np.array([self.peak_lr(index, base_lr, eta_min) - eta_min for index in indices])
+        rates = eta_min + spans[:, np.newaxis] * self._share(stretch, np.arange(length), np.cos)
+        return rates.ravel()[skipped : skipped + num_steps]
 
     def restarts(self, num_steps: int) -> list[int]:
         """Return the restarts among the first `num_steps` steps: the first step of each cycle but cycle 0.
