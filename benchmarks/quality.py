@@ -1,0 +1,327 @@
+"""Compare schedules at equal budgets: the raw results behind docs/when-to-use.md.
+
+    python benchmarks/quality.py            # all of it, on one core; go on where it was cut off
+    python benchmarks/quality.py --quick    # the same code on a few updates, in under a minute
+    python benchmarks/quality_report.py     # tables and pictures from the results
+
+For each task and each schedule:
+
+1. The peak rate is tuned: the same grid for all schedules, the mean loss on the validation split over the same tuning
+   seeds at the end of the budget. Where the best rate is at an edge of the grid, the grid grows there.
+2. The runs that count are made at that rate, with seeds that the tuning did not use, and measured on the test split.
+
+Runs of one seed start from the same weights and see the same batches in the same order, whatever the schedule. Each run
+is one line of the results; a run whose line is there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from quality_tasks import Task, load_images, load_text
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
+from transformers import get_scheduler
+
+from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
+
+RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
+QUICK_RESULTS = Path("output") / "quality-quick.jsonl"
+VERSIONS = {name: version(name) for name in ("hf_warmcos", "torch", "transformers", "numpy", "scikit-learn")}
+
+# With 420 updates, 28 of them warmup, every cycle of 4 equal ones and of 3 doubling ones has a whole number of steps.
+WARMUP_SHARE = 1 / 15
+NUM_CYCLES = {1: 4, 2: 3}  # by T_mult
+GRID_FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is measured."""
+
+    num_training_steps: int = 420
+    tuning_seeds: tuple[int, ...] = (100, 101)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    num_peak_lrs: int = 4
+    max_grid_extensions: int = 3
+    evaluations: int = 12
+    num_evaluation_blocks: int = 160
+
+
+QUICK = Budget(
+    num_training_steps=20,
+    tuning_seeds=(100,),
+    seeds=(0, 1),
+    num_peak_lrs=2,
+    max_grid_extensions=0,
+    evaluations=4,
+    num_evaluation_blocks=16,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A schedule with its arguments and its budget.
+
+    `num_separate_runs` above 1 stands for that many separate runs of `num_training_steps` each, of which an ensemble
+    is made.
+    """
+
+    schedule: str
+    num_training_steps: int
+    num_warmup_steps: int = 0
+    num_cycles: int = 1
+    T_mult: int = 1
+    decay: float = 1.0
+    num_separate_runs: int = 1
+
+    def cycle_ends(self) -> list[int]:
+        """The numbers of updates after which a cycle is complete; the whole budget where there is one cycle."""
+        fitted = CosineRestartSchedule.fit(
+            self.num_training_steps, self.num_cycles, T_mult=self.T_mult, warmup_steps=self.num_warmup_steps
+        )
+        return [*fitted.restarts(self.num_training_steps), self.num_training_steps]
+
+    def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        """The scheduler on an optimizer whose rate is the peak."""
+        if self.schedule == "hf_warmcos":
+            return get_cosine_restarts_with_decay_and_warmup_schedule(
+                optimizer,
+                self.num_warmup_steps,
+                self.num_training_steps,
+                num_cycles=self.num_cycles,
+                T_mult=self.T_mult,
+                decay=self.decay,
+            )
+        if self.schedule == "torch":
+            return CosineAnnealingWarmRestarts(optimizer, T_0=self.num_training_steps // self.num_cycles)
+        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        return get_scheduler(
+            name,
+            optimizer,
+            self.num_warmup_steps,
+            self.num_training_steps,
+            {"num_cycles": self.num_cycles} if name == "cosine_with_restarts" else {},
+        )
+
+
+def settings(num_training_steps: int) -> list[Setting]:
+    """What is compared, peers first. Each has the same budget, and the same warmup or none."""
+
+    def both(schedule: str, num_training_steps: int = num_training_steps, **arguments: Any) -> list[Setting]:
+        num_warmup_steps = max(1, round(num_training_steps * WARMUP_SHARE))
+        return [Setting(schedule, num_training_steps, steps, **arguments) for steps in (0, num_warmup_steps)]
+
+    peers = [
+        *both("constant"),
+        *both("linear"),
+        *both("cosine"),
+        *both("cosine_with_restarts", num_cycles=NUM_CYCLES[1]),
+    ]
+    peers.append(Setting("torch", num_training_steps, num_cycles=NUM_CYCLES[1]))
+    own = [
+        setting
+        for T_mult, num_cycles in NUM_CYCLES.items()
+        for decay in (1.0, 0.75, 0.5)
+        for setting in both("hf_warmcos", num_cycles=num_cycles, T_mult=T_mult, decay=decay)
+    ]
+    separate = [
+        setting
+        for size in NUM_CYCLES.values()
+        for setting in both("cosine", num_training_steps // size, num_separate_runs=size)
+    ]
+    return [*peers, *own, *separate]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of the results: what determines the numbers in it."""
+
+    task: str
+    setting: Setting
+    peak_lr: float
+    seed: int
+    split: str
+
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def batches(num_rows: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Rows of each batch, without end: epoch after epoch in an order that the seed alone decides."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(num_rows, generator=generator)[: num_rows // batch_size * batch_size].split(
+            batch_size
+        )
+
+
+def train(
+    task: Task, setting: Setting, peak_lr: float, seed: int, stops: Collection[int]
+) -> Iterator[tuple[int, torch.nn.Module]]:
+    """Train, and yield the number of updates and the model where that number is among `stops`."""
+    torch.manual_seed(seed)
+    model = task.make_model()
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, fused=True)
+    scheduler = setting.make_scheduler(optimizer)
+    rows = batches(len(task.train.inputs), task.batch_size, seed)
+    for num_updates in range(1, setting.num_training_steps + 1):
+        batch = next(rows)
+        logits = task.logits(model, task.train.inputs[batch])
+        torch.nn.functional.cross_entropy(logits, task.train.labels[batch].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        if num_updates in stops:
+            model.eval()
+            yield num_updates, model
+            model.train()
+
+
+@torch.no_grad()
+def log_probabilities(task: Task, model: torch.nn.Module, split: str) -> Tensor:
+    """The logarithm of the probability of each class, a row per prediction of a split."""
+    return task.logits(model, getattr(task, split).inputs).log_softmax(-1)
+
+
+def loss_and_accuracy(log_probs: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """The mean cross-entropy in nats and the share of predictions that are right; None where training diverged."""
+    labels = labels.flatten()
+    loss = float(torch.nn.functional.nll_loss(log_probs, labels))
+    accuracy = float((log_probs.argmax(-1) == labels).double().mean())
+    return {"loss": loss if math.isfinite(loss) else None, "accuracy": accuracy}
+
+
+def ensembles(members: list[Tensor], labels: Tensor) -> dict[int, dict[str, float | None]]:
+    """What the mean of the probabilities of the last 1, 2, … members gives, by the number of members."""
+    results, total = {}, torch.full_like(members[0], -math.inf)
+    for size, member in enumerate(reversed(members), start=1):
+        total = torch.logaddexp(total, member)
+        results[size] = loss_and_accuracy(total - math.log(size), labels)
+    return results
+
+
+def measure(task: Task, run: Run, num_evaluations: int) -> dict[str, Any]:
+    """Make one run and return what its line holds beside what determines it.
+
+    Returns:
+        `dict`: `curve` has loss and accuracy by number of updates, its last point being the result (a single run
+        only); `members` has those of each cycle end, or of each separate run; `ensembles` those of the last 1, 2, …
+        members, their probabilities averaged.
+    """
+    setting = run.setting
+    labels = getattr(task, run.split).labels
+    last = setting.num_training_steps
+    single = setting.num_separate_runs == 1
+    # A tuning run, which is the one on the validation split, is only asked what it comes to.
+    cycle_ends = setting.cycle_ends() if run.split == "test" else [last]
+    on_the_way = [last * part // num_evaluations for part in range(1, num_evaluations + 1)]
+    stops = {*cycle_ends, *(on_the_way if run.split == "test" and single else ())}
+    curve: dict[int, dict[str, float | None]] = {}
+    members = []
+    for index in range(setting.num_separate_runs):
+        for num_updates, model in train(task, setting, run.peak_lr, run.seed + 1000 * index, stops):
+            log_probs = log_probabilities(task, model, run.split)
+            if single:
+                curve[num_updates] = loss_and_accuracy(log_probs, labels)
+            if num_updates in cycle_ends:
+                members.append(log_probs)
+    return {
+        "curve": curve,
+        "members": [loss_and_accuracy(member, labels) for member in members],
+        "ensembles": ensembles(members, labels),
+    }
+
+
+class Results:
+    """A JSON-lines file of runs: makes those that it lacks."""
+
+    def __init__(self, path: Path, tasks: list[Task], num_evaluations: int) -> None:
+        self.path = path
+        self.tasks = {task.name: task for task in tasks}
+        self.num_evaluations = num_evaluations
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        text = path.read_text()
+        whole_lines = text[: text.rfind("\n") + 1]
+        if whole_lines != text:  # it was cut off while it wrote
+            os.truncate(path, len(whole_lines.encode()))
+        self.known = {}
+        for line in whole_lines.splitlines():
+            record = json.loads(line)
+            self.known[json.dumps(record["run"], sort_keys=True)] = record
+
+    def of(self, run: Run) -> dict[str, Any]:
+        """The line of a run, made now where it is not there yet."""
+        if run.key() not in self.known:
+            start = time.perf_counter()
+            measured = measure(self.tasks[run.task], run, self.num_evaluations)
+            record = {"run": asdict(run), **measured, "seconds": round(time.perf_counter() - start, 3)}
+            line = json.dumps(record | {"versions": VERSIONS, "machine": platform.machine()})
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+            self.known[run.key()] = json.loads(line)
+            final = measured["members"][-1]["loss"]
+            print(f"{record['seconds']:6.2f} s  loss {final}  {run}", flush=True)
+        return self.known[run.key()]
+
+
+def tuned_peak_lr(results: Results, task: Task, setting: Setting, budget: Budget) -> float:
+    """The rate of the lowest mean validation loss; the grid grows where its best rate is at an edge."""
+    setting = replace(setting, num_separate_runs=1)
+
+    def validation_loss(peak_lr: float) -> float:
+        losses = []
+        for seed in budget.tuning_seeds:
+            record = results.of(Run(task.name, setting, peak_lr, seed, "validation"))
+            losses.append(record["members"][-1]["loss"])
+        return math.inf if None in losses else sum(losses) / len(losses)
+
+    tried = {peak_lr: validation_loss(peak_lr) for peak_lr in task.peak_lrs[: budget.num_peak_lrs]}
+    for _ in range(budget.max_grid_extensions):
+        best = min(tried, key=tried.__getitem__)
+        if best == max(tried):
+            tried[best * GRID_FACTOR] = validation_loss(best * GRID_FACTOR)
+        elif best == min(tried):
+            tried[best / GRID_FACTOR] = validation_loss(best / GRID_FACTOR)
+    return min(tried, key=tried.__getitem__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"a few updates each, into {QUICK_RESULTS}")
+    parser.add_argument("--output", type=Path, help=f"the results (default: {RESULTS})")
+    arguments = parser.parse_args()
+    budget = QUICK if arguments.quick else Budget()
+    # One thread: sums are then always taken in the same order, and a seed gives the same numbers again.
+    torch.set_num_threads(1)
+    tasks = [load_text(budget.num_evaluation_blocks), load_images()]
+    path = arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS)
+    results = Results(path, tasks, budget.evaluations)
+    peak_lrs = {
+        (task.name, setting): tuned_peak_lr(results, task, setting, budget)
+        for task in tasks
+        for setting in settings(budget.num_training_steps)
+    }
+    for seed in budget.seeds:
+        for (task_name, setting), peak_lr in peak_lrs.items():
+            results.of(Run(task_name, setting, peak_lr, seed, "test"))
+    print(f"{len(results.known)} runs in {path}")
+
+
+if __name__ == "__main__":
+    main()
