@@ -211,35 +211,30 @@ def tally_table(results: Results, task: str) -> str:
 def argument_table(results: Results) -> str:
     """What one argument of this schedule changes, all others equal: the mean over the others, seed by seed."""
     loss = loss_at(1)
-    rows = []
-    own = [setting for setting in results.settings(results.tasks[0]) if setting.is_own]
-    num_cycles = {setting.T_mult: setting.num_cycles for setting in own}
-    warmup = max(setting.num_warmup_steps for setting in own)
-    changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-        ("`decay=0.75` in place of 1", {"decay": 1}, {"decay": 0.75}),
-        ("`decay=0.5` in place of 1", {"decay": 1}, {"decay": 0.5}),
-        (
-            f"`T_mult=2` ({num_cycles[2]} cycles) in place of 1 ({num_cycles[1]} cycles)",
-            {"T_mult": 1, "num_cycles": num_cycles[1]},
-            {"T_mult": 2, "num_cycles": num_cycles[2]},
-        ),
-        (f"{warmup} steps of warmup in place of none", {"num_warmup_steps": 0}, {"num_warmup_steps": warmup}),
+    # The argument's place in the keys of `own` below, and its two values.
+    changes: list[tuple[str, int, Any, Any]] = [
+        ("`decay=0.75` in place of 1", 0, 1, 0.75),
+        ("`decay=0.5` in place of 1", 0, 1, 0.5),
+        ("`T_mult=2` in place of 1", 1, 1, 2),
+        ("warmup in place of none", 2, False, True),
     ]
-    for name, base, changed in changes:
+    rows = []
+    for name, place, base, changed in changes:
         cells = []
         for task in results.tasks:
+            settings = [setting for setting in results.settings(task) if setting.is_own]
+            own = {(setting.decay, setting.T_mult, setting.num_warmup_steps > 0): setting for setting in settings}
             by_seed = defaultdict(list)
-            for setting in own:
-                if setting == setting._replace(**base):
-                    these = results.test[task, setting._replace(**changed)]
-                    those = results.test[task, setting]
+            for key, setting in own.items():
+                other = own.get((*key[:place], changed, *key[place + 1 :]))
+                if key[place] == base and other is not None:
+                    these, those = results.test[task, other], results.test[task, setting]
                     for seed in these.keys() & those.keys():
                         by_seed[seed].append(loss(these[seed]) - loss(those[seed]))
-            difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed))
-            cells += [difference.text(sign="+"), difference.verdict()]
+            difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed)) if by_seed else None
+            cells.append(f"{difference.text(sign='+')} {difference.verdict()}" if difference else "not measured")
         rows.append([name, *cells])
-    header = [cell for task in results.tasks for cell in (f"final loss, {task}", "verdict")]
-    return table(["change", *header], rows)
+    return table(["change", *(f"final loss, {task}" for task in results.tasks)], rows)
 
 
 def snapshot_table(results: Results, task: str) -> str:
@@ -356,10 +351,10 @@ def draw_final(results: Results, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     loss = loss_at(1)
-    figure, panels = plt.subplots(1, len(results.tasks), figsize=(11, 5), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(results.tasks), figsize=(13, 5), sharey=True, layout="constrained")
+    names = list(dict.fromkeys(plain(s.name) for s in results.settings(results.tasks[0]) if s.schedule != "cosine"))
     for task, axes in zip(results.tasks, panels):
         settings = [setting for setting in results.settings(task) if setting.schedule != "cosine"]
-        names = list(dict.fromkeys(plain(setting.name) for setting in settings))
         for setting in settings:
             warm = bool(setting.num_warmup_steps)
             difference = results.difference(task, setting, loss, results.cosine_like(task, setting), loss)
@@ -378,7 +373,7 @@ def draw_final(results: Results, path: Path) -> None:
         axes.set_xlabel("final loss minus cosine's (left is better)")
         axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
-    panels[-1].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
@@ -387,7 +382,7 @@ def draw_early(results: Results, path: Path) -> None:
     """The mean test loss over the budget, of runs with warmup."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(results.tasks), figsize=(11, 4.5), layout="constrained")
+    figure, panels = plt.subplots(1, len(results.tasks), figsize=(13, 4.5), layout="constrained")
     for task, axes in zip(results.tasks, panels):
         for setting in results.settings(task):
             if not setting.num_warmup_steps or (setting.is_own and setting.decay == 0.5):
@@ -403,7 +398,7 @@ def draw_early(results: Results, path: Path) -> None:
         axes.set_yscale("log")
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("test loss")
-    panels[-1].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
@@ -412,7 +407,7 @@ def draw_snapshots(results: Results, path: Path) -> None:
     """What the last checkpoint, an ensemble of cycle ends and one of separate short runs come to, with warmup."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(results.tasks), figsize=(11, 4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(results.tasks), figsize=(13, 4), sharey=True, layout="constrained")
     for task, axes in zip(results.tasks, panels):
         settings = [s for s in results.settings(task) if s.num_warmup_steps and s.is_own]
         for index, setting in enumerate(settings):
@@ -437,7 +432,7 @@ def draw_snapshots(results: Results, path: Path) -> None:
         axes.set_xlabel("test loss (left is better)")
         axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
-    panels[-1].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
