@@ -1,0 +1,491 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from trainer_runs import (
+    BASE_LR,
+    causal_lm,
+    free_port,
+    logged_rates,
+    processes,
+    token_rows,
+    train_and_keep_result,
+    train_in_process_group,
+    training_arguments,
+)
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    ByT5Tokenizer,
+    GPT2LMHeadModel,
+    HfArgumentParser,
+    SchedulerType,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+    get_cosine_with_hard_restarts_schedule_with_warmup,
+    get_scheduler,
+)
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
+
+from hf_warmcos import (
+    CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    CosineRestartSchedule,
+    WarmCosTrainer,
+    WarmCosTrainerMixin,
+    get_cosine_restarts_with_decay_and_warmup_schedule,
+    register,
+    unregister,
+)
+
+FOUR_CYCLES = {"num_cycles": 4, "decay": 0.75}
+
+
+def train(output_dir, trainer_class=WarmCosTrainer, num_rows=64, model=None, **arguments):
+    args = training_arguments(output_dir, **arguments)
+    trainer = trainer_class(causal_lm() if model is None else model, args, train_dataset=token_rows(num_rows))
+    trainer.train()
+    return trainer
+
+
+def rates_of(schedule, num_steps, base_lr=BASE_LR, eta_min=0.0):
+    return [schedule.lr_at(step, base_lr, eta_min) for step in range(num_steps)]
+
+
+def built_in():
+    return TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS]
+
+
+class TestRates:
+    @pytest.mark.parametrize(
+        ("lr_scheduler_kwargs", "schedule", "eta_min"),
+        [
+            (FOUR_CYCLES, CosineRestartSchedule.fit(24, 4, decay=0.75, warmup_steps=3), 0.0),
+            (
+                {"num_cycles": 3, "T_mult": 2, "min_lr": 1e-4, "warmup_mode": "overlap", "warmup_lr_rate": 0.1},
+                CosineRestartSchedule.fit(24, 3, T_mult=2, warmup_steps=3, warmup_mode="overlap", warmup_lr_rate=0.1),
+                1e-4,
+            ),
+            (
+                {"T_0": 8, "decay": 0.5, "min_lr_rate": 0.1, "warmup_mode": "every_cycle"},
+                CosineRestartSchedule(8, decay=0.5, warmup_steps=3, warmup_mode="every_cycle"),
+                0.1 * BASE_LR,
+            ),
+            ({}, CosineRestartSchedule.fit(24, warmup_steps=3), 0.0),
+        ],
+    )
+    def test_logged_rates_are_those_of_the_schedule_at_every_step(
+        self, tmp_path, lr_scheduler_kwargs, schedule, eta_min
+    ):
+        trainer = train(tmp_path, max_steps=24, warmup_steps=3, lr_scheduler_kwargs=lr_scheduler_kwargs)
+        assert logged_rates(trainer) == rates_of(schedule, 24, eta_min=eta_min)
+
+    def test_without_decay_rates_and_weights_are_those_of_a_plain_trainer(self, tmp_path):
+        arguments = {"max_steps": 24, "warmup_steps": 4, "lr_scheduler_kwargs": {"num_cycles": 4}}
+        trainer = train(tmp_path, **arguments)
+        plain = train(tmp_path, Trainer, lr_scheduler_type="cosine_with_restarts", **arguments)
+        assert isinstance(plain.lr_scheduler, LambdaLR)
+        assert logged_rates(trainer) == pytest.approx(logged_rates(plain), rel=1e-12, abs=0)
+        for weight, plain_weight in zip(trainer.model.parameters(), plain.model.parameters()):
+            torch.testing.assert_close(weight, plain_weight, rtol=1e-6, atol=1e-7)
+
+    @pytest.mark.parametrize(
+        ("arguments", "num_steps"),
+        [
+            ({"num_train_epochs": 2}, 32),
+            ({"num_train_epochs": 2, "gradient_accumulation_steps": 3}, 12),
+            ({"max_steps": 20, "gradient_accumulation_steps": 2}, 20),
+        ],
+    )
+    def test_steps_are_updates_under_epochs_and_gradient_accumulation(self, tmp_path, arguments, num_steps):
+        trainer = train(tmp_path, lr_scheduler_kwargs=FOUR_CYCLES, **arguments)
+        assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(num_steps, 4, decay=0.75), num_steps)
+
+    def test_warmup_can_be_a_share_of_training(self, tmp_path):
+        # transformers 4 has an argument of its own for it, in transformers 5 it is a `warmup_steps` below 1.
+        name = "warmup_ratio" if hasattr(TrainingArguments, "warmup_ratio") else "warmup_steps"
+        trainer = train(tmp_path, max_steps=20, lr_scheduler_kwargs=FOUR_CYCLES, **{name: 0.2})
+        schedule = CosineRestartSchedule.fit(20, 4, decay=0.75, warmup_steps=4)
+        assert logged_rates(trainer) == rates_of(schedule, 20)
+
+    def test_a_second_training_starts_the_schedule_anew_for_its_own_length(self, tmp_path):
+        trainer = train(tmp_path, max_steps=8, lr_scheduler_kwargs=FOUR_CYCLES)
+        trainer.args.max_steps = 16
+        trainer.train()
+        assert trainer.lr_scheduler.schedule == CosineRestartSchedule.fit(16, 4, decay=0.75)
+
+    def test_auto_find_batch_size_fits_the_cycles_into_the_longer_training(self, tmp_path):
+        class FitsTwoRows(GPT2LMHeadModel):
+            def forward(self, input_ids, labels, **inputs):
+                if len(input_ids) > 2:
+                    raise RuntimeError("CUDA out of memory.")
+                return super().forward(input_ids, labels=labels, **inputs)
+
+        trainer = train(
+            tmp_path,
+            model=FitsTwoRows(causal_lm().config),
+            auto_find_batch_size=True,
+            num_train_epochs=1,
+            lr_scheduler_kwargs=FOUR_CYCLES,
+        )
+        num_steps = trainer.state.max_steps
+        assert num_steps >= 32
+        assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(num_steps, 4, decay=0.75), num_steps)
+
+    def test_hyperparameter_search_schedules_each_trial_by_its_own_arguments(self, tmp_path):
+        rates_of_trials = []
+        args = training_arguments(tmp_path, max_steps=12)
+        trainer = WarmCosTrainer(
+            model_init=lambda: causal_lm(), args=args, train_dataset=token_rows(16), eval_dataset=token_rows(4)
+        )
+        trials = [(1e-2, {"num_cycles": 2}), (1e-3, {"num_cycles": 3, "decay": 0.5})]
+
+        def space(trial):
+            learning_rate, lr_scheduler_kwargs = trials[trial.number]
+            return {"learning_rate": learning_rate, "lr_scheduler_kwargs": lr_scheduler_kwargs}
+
+        def objective(metrics):
+            rates_of_trials.append(logged_rates(trainer))
+            return metrics["eval_loss"]
+
+        trainer.hyperparameter_search(hp_space=space, compute_objective=objective, n_trials=2, backend="optuna")
+        assert rates_of_trials == [
+            rates_of(CosineRestartSchedule.fit(12, 2), 12, 1e-2),
+            rates_of(CosineRestartSchedule.fit(12, 3, decay=0.5), 12, 1e-3),
+        ]
+
+    @pytest.mark.slow
+    def test_two_processes_train_by_the_rates_of_one(self, tmp_path):
+        port = free_port()
+        arguments = {"max_steps": 20, "warmup_steps": 4, "lr_scheduler_kwargs": FOUR_CYCLES}
+        group = [
+            processes.Process(target=train_in_process_group, args=(rank, 2, port, str(tmp_path), arguments))
+            for rank in range(2)
+        ]
+        for process in group:
+            process.start()
+        for process in group:
+            process.join(timeout=120)
+        assert [process.exitcode for process in group] == [0, 0]
+        schedule = CosineRestartSchedule.fit(20, 4, decay=0.75, warmup_steps=4)
+        results = [torch.load(tmp_path / f"result_{rank}.pt") for rank in range(2)]
+        assert results[0]["rates"] == rates_of(schedule, 20)
+        for weight, other_weight in zip(results[0]["weights"].values(), results[1]["weights"].values()):
+            assert torch.equal(weight, other_weight)
+
+
+class TestOtherTrainers:
+    """The mixin before the trainers of transformers, TRL and Sentence Transformers, and a PEFT model."""
+
+    NUM_STEPS = 12
+    ARGUMENTS = {"max_steps": NUM_STEPS, "warmup_steps": 2, "lr_scheduler_kwargs": FOUR_CYCLES}  # noqa: RUF012
+    RATES = rates_of(CosineRestartSchedule.fit(NUM_STEPS, 4, decay=0.75, warmup_steps=2), NUM_STEPS)
+
+    def test_seq2seq_trainer(self, tmp_path):
+        class WarmCosSeq2SeqTrainer(WarmCosTrainerMixin, Seq2SeqTrainer):
+            pass
+
+        config = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        config.decoder_start_token_id = 0
+        args = training_arguments(tmp_path, Seq2SeqTrainingArguments, predict_with_generate=True, **self.ARGUMENTS)
+        trainer = WarmCosSeq2SeqTrainer(
+            T5ForConditionalGeneration(config), args, train_dataset=token_rows(16), eval_dataset=token_rows(4)
+        )
+        trainer.train()
+        assert logged_rates(trainer) == self.RATES
+        assert trainer.evaluate(max_length=8)["eval_loss"] > 0
+
+    def test_sft_trainer_of_trl(self, tmp_path):
+        from trl import SFTConfig, SFTTrainer
+
+        class WarmCosSFTTrainer(WarmCosTrainerMixin, SFTTrainer):
+            pass
+
+        tokenizer = ByT5Tokenizer()
+        model = causal_lm(vocab_size=len(tokenizer), n_positions=64)
+        args = training_arguments(tmp_path, SFTConfig, max_length=64, **self.ARGUMENTS)
+        texts = Dataset.from_dict({"text": [f"Each restart has a peak, and this is row {row}." for row in range(16)]})
+        trainer = WarmCosSFTTrainer(model, args, train_dataset=texts, processing_class=tokenizer)
+        trainer.train()
+        assert logged_rates(trainer) == self.RATES
+
+    def test_sentence_transformer_trainer(self, tmp_path):
+        from sentence_transformers import (
+            SentenceTransformer,
+            SentenceTransformerTrainer,
+            SentenceTransformerTrainingArguments,
+        )
+        from sentence_transformers.losses import MultipleNegativesRankingLoss
+        from sentence_transformers.models import Pooling, Transformer
+
+        class WarmCosSentenceTransformerTrainer(WarmCosTrainerMixin, SentenceTransformerTrainer):
+            pass
+
+        words = "[PAD] [UNK] [CLS] [SEP] [MASK] each restart has a peak that decays".split()
+        (tmp_path / "vocab.txt").write_text("\n".join(words))
+        BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path / "bert")
+        transformer = Transformer(str(tmp_path / "bert"))
+        model = SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
+        args = training_arguments(tmp_path / "out", SentenceTransformerTrainingArguments, **self.ARGUMENTS)
+        pairs = Dataset.from_dict({"anchor": words[5:] * 2, "positive": words[:4:-1] * 2})
+        trainer = WarmCosSentenceTransformerTrainer(
+            model, args, train_dataset=pairs, loss=MultipleNegativesRankingLoss(model)
+        )
+        trainer.train()
+        assert logged_rates(trainer) == self.RATES
+
+    def test_a_peft_model_in_a_warm_cos_trainer(self, tmp_path):
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(causal_lm(), LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM"))
+        before = {name: weight.clone() for name, weight in model.named_parameters()}
+        trainer = train(tmp_path, model=model, **self.ARGUMENTS)
+        assert logged_rates(trainer) == self.RATES
+        trained = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+        assert trained
+        assert all("lora_" in name for name in trained)
+
+
+class TestArguments:
+    def test_come_from_a_command_line(self, tmp_path):
+        command_line = [
+            *("--output_dir", str(tmp_path), "--max_steps", "22", "--warmup_steps", "2"),
+            *("--lr_scheduler_kwargs", json.dumps({"num_cycles": 4, "decay": 0.75, "T_mult": 2})),
+        ]
+        (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(command_line)
+        trainer = WarmCosTrainer(causal_lm(), args)
+        trainer.create_optimizer_and_scheduler(num_training_steps=22)
+        expected = CosineRestartSchedule.fit(22, 4, decay=0.75, T_mult=2, warmup_steps=2)
+        assert trainer.lr_scheduler.schedule == expected
+
+    def test_can_be_json_that_a_search_sets(self, tmp_path):
+        trainer = WarmCosTrainer(causal_lm(), training_arguments(tmp_path))
+        trainer.args.lr_scheduler_kwargs = '{"num_cycles": 4}'
+        trainer.create_optimizer_and_scheduler(num_training_steps=20)
+        assert trainer.lr_scheduler.schedule == CosineRestartSchedule.fit(20, 4)
+
+    def test_an_unknown_key_is_named_beside_the_known_ones_at_construction(self, tmp_path):
+        args = training_arguments(tmp_path, lr_scheduler_kwargs={"num_cycle": 4, "decay": 0.75})
+        known = "num_cycles, decay, T_0, T_mult, min_lr, min_lr_rate, warmup_mode, warmup_lr_rate"
+        with pytest.raises(ValueError, match=f"among {known}, but got 'num_cycle'$"):
+            WarmCosTrainer(causal_lm(), args)
+
+    def test_an_unknown_key_that_a_search_sets_is_named_before_training(self, tmp_path):
+        trainer = WarmCosTrainer(causal_lm(), training_arguments(tmp_path), train_dataset=token_rows(4))
+        trainer.args.lr_scheduler_kwargs = {"gamma": 0.5}
+        with pytest.raises(ValueError, match="'gamma'"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+
+    @pytest.mark.parametrize(("kwargs", "error"), [("num_cycles=4", ValueError), ("[4]", TypeError), ([4], TypeError)])
+    def test_have_to_be_a_dict_or_a_json_object(self, tmp_path, kwargs, error):
+        args = training_arguments(tmp_path, lr_scheduler_kwargs=kwargs)
+        with pytest.raises(error, match="Expected lr_scheduler_kwargs to be a dict or a JSON object, but got"):
+            WarmCosTrainer(causal_lm(), args)
+
+    @pytest.mark.parametrize("name", ["cosine", "constant_with_warmup"])
+    def test_another_scheduler_type_is_warned_about(self, tmp_path, name):
+        args = training_arguments(tmp_path, lr_scheduler_type=name)
+        with pytest.warns(UserWarning, match=f"in place of lr_scheduler_type='{name}'"):
+            trainer = WarmCosTrainer(causal_lm(), args)
+        trainer.create_optimizer_and_scheduler(num_training_steps=20)
+        assert trainer.lr_scheduler.schedule == CosineRestartSchedule.fit(20)
+
+    @pytest.mark.filterwarnings("error:.*in place of lr_scheduler_type")
+    @pytest.mark.parametrize("named", [{}, {"lr_scheduler_type": "cosine_with_restarts"}])
+    def test_the_trainers_own_args_name_the_schedule_and_the_given_ones_stay(self, tmp_path, named):
+        args = training_arguments(tmp_path, **named)
+        given = copy.deepcopy(args.to_dict())
+        trainer = WarmCosTrainer(causal_lm(), args)
+        assert trainer.args.lr_scheduler_type == SchedulerType.COSINE_WITH_RESTARTS
+        assert args.to_dict() == given
+
+    def test_a_scheduler_that_was_passed_in_is_used(self, tmp_path):
+        model = causal_lm()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        scheduler = get_cosine_with_hard_restarts_schedule_with_warmup(optimizer, 0, 8, num_cycles=2)
+        args = training_arguments(tmp_path, max_steps=8, lr_scheduler_type="linear", lr_scheduler_kwargs={"other": 1})
+        trainer = WarmCosTrainer(model, args, train_dataset=token_rows(16), optimizers=(optimizer, scheduler))
+        trainer.train()
+        assert trainer.lr_scheduler is scheduler
+        assert logged_rates(trainer)[0] == 0.5
+
+    def test_an_optimizer_that_was_passed_in_is_scheduled(self, tmp_path):
+        model = causal_lm()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        args = training_arguments(tmp_path, max_steps=8, lr_scheduler_kwargs=FOUR_CYCLES)
+        trainer = WarmCosTrainer(model, args, train_dataset=token_rows(16), optimizers=(optimizer, None))
+        trainer.train()
+        assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(8, 4, decay=0.75), 8, base_lr=0.5)
+
+    def test_the_optimizer_argument_is_scheduled_as_deepspeed_asks_for_it(self, tmp_path, make_optimizer):
+        trainer = WarmCosTrainer(causal_lm(), training_arguments(tmp_path, lr_scheduler_kwargs=FOUR_CYCLES))
+        trainer.create_optimizer_and_scheduler(num_training_steps=20)
+        # What transformers.integrations.deepspeed does in the callable that it hands to DeepSpeed.
+        trainer_copy = copy.copy(trainer)
+        trainer_copy.lr_scheduler = None
+        optimizer = make_optimizer(0.5)
+        scheduler = trainer_copy.create_scheduler(num_training_steps=20, optimizer=optimizer)
+        assert scheduler.optimizer is optimizer
+        assert scheduler.schedule == trainer.lr_scheduler.schedule
+        assert trainer.lr_scheduler.optimizer is trainer.optimizer
+
+    def test_layerwise_optimizers_have_each_parameter_scheduled(self, tmp_path):
+        weight = torch.nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight], lr=BASE_LR)
+        weight.register_post_accumulate_grad_hook(lambda _: optimizer.step())
+        trainer = WarmCosTrainer(causal_lm(), training_arguments(tmp_path, lr_scheduler_kwargs=FOUR_CYCLES))
+        trainer.create_scheduler(20, LayerWiseDummyOptimizer(optimizer_dict={weight: optimizer}))
+        rates = []
+        for _ in range(20):
+            rates.append(optimizer.param_groups[0]["lr"])
+            (weight * 2).sum().backward()
+        assert rates == rates_of(CosineRestartSchedule.fit(20, 4, decay=0.75), 20)
+
+
+class TestRegister:
+    def test_takes_effect_at_once_until_unregister(self, make_optimizer):
+        before = built_in()
+        register()
+        kwargs = {"num_cycles": 4, "decay": 0.75}
+        scheduler = get_scheduler("cosine_with_restarts", make_optimizer(), 5, 25, scheduler_specific_kwargs=kwargs)
+        unregister()
+        assert isinstance(scheduler, CosineAnnealingWarmRestartsWithDecayAndLinearWarmup)
+        assert scheduler.schedule == CosineRestartSchedule.fit(25, 4, decay=0.75, warmup_steps=5)
+        assert built_in() is before is get_cosine_with_hard_restarts_schedule_with_warmup
+
+    def test_as_a_context_manager_ends_with_the_block_and_with_an_error(self):
+        before = built_in()
+        with register():
+            assert built_in() is get_cosine_restarts_with_decay_and_warmup_schedule
+        assert built_in() is before
+        with pytest.raises(ValueError, match="invalid literal"), register():
+            int("an error inside the block")
+        assert built_in() is before
+
+    def test_twice_is_as_once(self):
+        before = built_in()
+        register()
+        register()
+        unregister()
+        assert built_in() is before
+        unregister()
+        assert built_in() is before
+
+    def test_an_inner_block_leaves_the_outer_registration(self, tmp_path):
+        before = built_in()
+        with register():
+            with register():
+                pass
+            WarmCosTrainer(causal_lm(), training_arguments(tmp_path)).create_optimizer_and_scheduler(20)
+            assert built_in() is get_cosine_restarts_with_decay_and_warmup_schedule
+        assert built_in() is before
+
+    def test_gives_back_what_someone_else_had_put_there(self, monkeypatch):
+        def someone_elses(optimizer, num_warmup_steps, num_training_steps):
+            raise AssertionError
+
+        monkeypatch.setitem(TYPE_TO_SCHEDULER_FUNCTION, SchedulerType.COSINE_WITH_RESTARTS, someone_elses)
+        with register():
+            pass
+        assert built_in() is someone_elses
+
+    def test_a_warm_cos_trainer_leaves_the_built_in_schedule_to_others(self, tmp_path):
+        before = built_in()
+        WarmCosTrainer(causal_lm(), training_arguments(tmp_path)).create_optimizer_and_scheduler(20)
+        assert built_in() is before
+
+    def test_gives_a_plain_trainer_the_rates(self, tmp_path):
+        with register():
+            trainer = train(
+                tmp_path,
+                Trainer,
+                max_steps=20,
+                lr_scheduler_type="cosine_with_restarts",
+                lr_scheduler_kwargs=FOUR_CYCLES,
+            )
+        assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(20, 4, decay=0.75), 20)
+
+
+def last_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The last checkpoint that was written to its end: `trainer_state.json` is what the Trainer writes last."""
+
+    def step(checkpoint):
+        return int(checkpoint.name.rsplit("-", 1)[-1])
+
+    for checkpoint in sorted(output_dir.glob("checkpoint-*"), key=step, reverse=True):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return checkpoint
+    return None
+
+
+class TestKilled:
+    @pytest.mark.slow
+    def test_ten_times_and_resumed_ends_with_the_weights_and_rates_of_a_run_left_alone(self, tmp_path):
+        num_steps, save_steps = 240, 4
+        arguments = {
+            "max_steps": num_steps,
+            "warmup_steps": 20,
+            "lr_scheduler_kwargs": {"num_cycles": 5, "decay": 0.75, "min_lr": 1e-4},
+            "save_strategy": "steps",
+            "save_steps": save_steps,
+            "save_total_limit": 3,
+        }
+
+        def start(output_dir):
+            checkpoint = last_whole_checkpoint(output_dir)
+            process = processes.Process(
+                target=train_and_keep_result,
+                args=(str(output_dir), None if checkpoint is None else str(checkpoint)),
+                kwargs=arguments,
+            )
+            process.start()
+            return process, checkpoint
+
+        left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"
+        left_alone.mkdir()
+        killed.mkdir()
+        process, _ = start(left_alone)
+        while last_whole_checkpoint(left_alone) is None:
+            time.sleep(0.005)
+        first_checkpoint_at = time.monotonic()
+        process.join(timeout=120)
+        assert process.exitcode == 0
+        seconds_per_checkpoint = (time.monotonic() - first_checkpoint_at) / (num_steps / save_steps - 1)
+
+        for _ in range(10):
+            process, checkpoint = start(killed)
+            while last_whole_checkpoint(killed) == checkpoint and process.is_alive():
+                time.sleep(0.002)
+            time.sleep(random.uniform(0, 2 * seconds_per_checkpoint))
+            process.kill()
+            process.join(timeout=60)
+            assert process.exitcode == -9
+        process, _ = start(killed)
+        process.join(timeout=120)
+        assert process.exitcode == 0
+
+        expected, result = (torch.load(folder / "result_0.pt") for folder in (left_alone, killed))
+        schedule = CosineRestartSchedule.fit(num_steps, 5, decay=0.75, warmup_steps=20)
+        assert expected["rates"] == result["rates"] == rates_of(schedule, num_steps, eta_min=1e-4)
+        assert expected["weights"].keys() == result["weights"].keys()
+        for name, weight in expected["weights"].items():
+            assert torch.equal(weight, result["weights"][name]), name

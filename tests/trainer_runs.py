@@ -1,0 +1,87 @@
+"""Small models, their data and whole training runs, for the tests of everything that stands on a Trainer.
+
+The functions are at the top of a module, so that the runs can also be had in processes of their own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
+
+from hf_warmcos import WarmCosTrainer
+
+# These models are too small for more, and several of them train at once.
+torch.set_num_threads(1)
+
+VOCAB_SIZE = 32
+BASE_LR = 1e-2
+
+# Processes that are forked from one that has imported what takes its time start fast.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["hf_warmcos.trainer", "transformers.models.gpt2.modeling_gpt2"])
+
+
+def causal_lm(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
+    """A GPT-2 of one small layer, with GPT-2's dropout."""
+    set_seed(seed)
+    sizes = {"vocab_size": VOCAB_SIZE, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**{**sizes, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, **config}))
+
+
+def token_rows(num_rows: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Rows of 8 random tokens."""
+    rows = torch.randint(1, VOCAB_SIZE, (num_rows, 8), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [{"input_ids": row, "labels": row} for row in rows]
+
+
+def training_arguments(output_dir: str | Path, arguments_class: Any = TrainingArguments, **arguments: Any) -> Any:
+    """Arguments that log the rate of each step."""
+    defaults = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": BASE_LR,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return arguments_class(output_dir=str(output_dir), **{**defaults, **arguments})
+
+
+def logged_rates(trainer: Trainer) -> list[float]:
+    """The rate of each step, from the Trainer's log."""
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def train_and_keep_result(output_dir: str, resume_from_checkpoint: str | None = None, **arguments: Any) -> None:
+    """Train; the logged rates and the final weights go into `result_<rank>.pt`."""
+    args = training_arguments(output_dir, **arguments)
+    trainer = WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(64))
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    result = {"rates": logged_rates(trainer), "weights": trainer.model.state_dict()}
+    torch.save(result, Path(output_dir) / f"result_{args.process_index}.pt")
+
+
+def train_in_process_group(rank: int, world_size: int, port: int, output_dir: str, arguments: dict[str, Any]) -> None:
+    """One process of several that train together, in the environment that torchrun gives it."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    train_and_keep_result(output_dir, **arguments)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
