@@ -209,15 +209,16 @@ _WRITE_QUERY = """(query) => {
 
 # One column on a phone, under a curve that stays in sight; otherwise the controls stand beside everything else.
 _CSS = """
+.gradio-container { overflow: clip !important; }
 #layout { display: grid; grid-template-columns: minmax(0, 1fr); }
-#curve-column { position: sticky; top: 0; z-index: 2; background: var(--body-background-fill); }
+#curve-column { position: sticky; top: 0; z-index: 1000; background: var(--body-background-fill); }
 @media (min-width: 768px) {
     #layout { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); grid-template-rows: auto 1fr; }
     #controls-column { grid-column: 2; grid-row: 1 / 3; }
     #curve-column { position: static; }
 }
 #cycles { max-height: 26rem; overflow-y: auto; }
-#cycles table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+#cycles table { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 #cycles :is(thead, tbody) { border: 0; }
 #cycles :is(th, td) { text-align: right; padding: 4px; border: 0; }
 #cycles tr { border-bottom: 1px solid var(--border-color-primary); }
