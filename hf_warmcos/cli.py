@@ -156,7 +156,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _add_schedule_options(parser: _Parser) -> None:
     schedule = parser.add_argument_group(
-        "the schedule", "Give --num_training_steps, or --T_0, or both. Hyphens do as well as underscores."
+        "the schedule",
+        "Give --num_training_steps, or --T_0, or both. With --T_0 alone the restarts never end, and five cycles\n"
+        "are shown. Hyphens do as well as underscores.",
     )
     add = schedule.add_argument
     add("--num_training_steps", type=_number, metavar="N", help="steps of the training; the cycles are fitted into it")

@@ -218,10 +218,10 @@ _CSS = """
     #curve-column { position: static; }
 }
 #cycles { max-height: 26rem; overflow-y: auto; }
-#cycles table { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-#cycles :is(thead, tbody) { border: 0; }
-#cycles :is(th, td) { text-align: right; padding: 4px; border: 0; }
-#cycles tr { border-bottom: 1px solid var(--border-color-primary); }
+#cycles table { width: 100%; border-collapse: collapse; font-size: small; font-variant-numeric: tabular-nums; }
+#cycles :is(table, thead, tbody, tr, th, td) { border-width: 0 !important; }
+#cycles :is(th, td) { text-align: right; white-space: nowrap; padding: 4px; }
+#message p { margin: 0; font-size: small; }
 #message:not(:has(p)) { display: none; }
 #message .error { border-left: 4px solid #dc2626; padding-left: 8px; }
 #message .note { border-left: 4px solid #d97706; padding-left: 8px; }
