@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -176,21 +176,26 @@ class SnapshotEnsemble(nn.Module):
         first, *others = self.checkpoints
         model = self._load(first)
         self.config: PretrainedConfig = model.config
+        # Such models compare the logits of a position with the label of the next one.
+        self._predicts_next_token = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self.models = nn.ModuleList([] if one_at_a_time else [model, *map(self._load, others)])
 
     def _load(self, checkpoint: Path) -> PreTrainedModel:
-        kwargs = dict(self.kwargs)
+        kwargs = self.kwargs
         if not (checkpoint / "config.json").exists() and not (checkpoint / "adapter_config.json").exists():
-            kwargs.setdefault("config", AutoConfig.from_pretrained(checkpoint.parent))
+            config = AutoConfig.from_pretrained(checkpoint.parent)
+            # Without the latter from_pretrained would look for a configuration in the checkpoint all the same.
+            kwargs = {"config": config, "generation_config": GenerationConfig.from_model_config(config), **kwargs}
         return self.model_class.from_pretrained(checkpoint, **kwargs)
 
-    def _each_model(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
+    def _outputs(self, inputs: dict[str, Any]) -> Iterator[ModelOutput]:
+        """The output of each model; without a name for the model, so that it is gone before the next one is loaded."""
         if self.models:
-            yield from self.models
+            yield from (model(**inputs) for model in self.models)
             return
         device = next((value.device for value in inputs.values() if isinstance(value, Tensor)), torch.device("cpu"))
         for checkpoint in self.checkpoints:
-            yield self._load(checkpoint).to(device)  # type: ignore[arg-type]
+            yield self._load(checkpoint).to(device)(**inputs)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> ModelOutput:
@@ -211,23 +216,22 @@ class SnapshotEnsemble(nn.Module):
             inputs["labels"] = labels
         totals: dict[str, Tensor] = {}
         averagings: dict[str, _Averaging] = {}
-        for model in self._each_model(inputs):
-            predicts_next_token = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-            for name, logits in model(**inputs).items():
+        for output in self._outputs(inputs):
+            for name, logits in output.items():
                 if name != "logits" and not name.endswith("_logits"):
                     continue
                 averaging = averagings.setdefault(name, self._averaging_of(name, logits))
                 entered = averaging.enter(logits.float())
                 totals[name] = averaging.add(totals[name], entered) if name in totals else entered
         if not totals:
-            raise ValueError(f"Expected models that return logits, but {type(model).__name__} returns none")
-        outputs = {name: averagings[name].leave(total, len(self.checkpoints)) for name, total in totals.items()}
-        if labels is not None and "logits" in outputs:
-            logits = outputs["logits"]
-            if predicts_next_token:
+            raise ValueError(f"Expected models that return logits, but got a model that returns {', '.join(output)}")
+        averages = {name: averagings[name].leave(total, len(self.checkpoints)) for name, total in totals.items()}
+        if labels is not None and "logits" in averages:
+            logits = averages["logits"]
+            if self._predicts_next_token:
                 logits, labels = logits[..., :-1, :], labels[..., 1:]
-            outputs = {"loss": averagings["logits"].loss(logits, labels), **outputs}
-        return ModelOutput(outputs)
+            averages = {"loss": averagings["logits"].loss(logits, labels), **averages}
+        return ModelOutput(averages)
 
     def _averaging_of(self, name: str, logits: Tensor) -> _Averaging:
         if name == "logits" and getattr(self.config, "problem_type", None) == "multi_label_classification":

@@ -234,7 +234,7 @@ class TestOtherTrainers:
         class WarmCosSentenceTransformerTrainer(WarmCosTrainerMixin, SentenceTransformerTrainer):
             pass
 
-        words = "[PAD] [UNK] [CLS] [SEP] [MASK] each restart has a peak that decays".split()
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "each", "restart", "has", "a", "peak", "that", "decays"]
         (tmp_path / "vocab.txt").write_text("\n".join(words))
         BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

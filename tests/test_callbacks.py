@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from trainer_runs import causal_lm, token_rows, training_arguments
+from transformers import Trainer, TrainerCallback
+
+from hf_warmcos import CycleEndCallback, WarmCosTrainer, register
+
+# Cycles end at steps 6, 10, 14 and 18, after a warmup of 2 steps.
+ARGUMENTS = {"max_steps": 18, "warmup_steps": 2, "lr_scheduler_kwargs": {"num_cycles": 4, "decay": 0.75}}
+CYCLE_ENDS = [6, 10, 14, 18]
+
+
+def make_trainer(output_dir, callback, trainer_class=WarmCosTrainer, eval_dataset=True, **arguments):
+    return trainer_class(
+        causal_lm(),
+        training_arguments(output_dir, **{**ARGUMENTS, **arguments}),
+        train_dataset=token_rows(32),
+        eval_dataset=token_rows(8, seed=1) if eval_dataset is True else eval_dataset,
+        callbacks=[callback],
+    )
+
+
+def evaluations(trainer):
+    return {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+
+
+def checkpoints(output_dir):
+    return sorted(int(folder.name.split("-")[1]) for folder in output_dir.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(("evaluate", "save"), [(True, True), (True, False), (False, True)])
+def test_evaluates_and_saves_at_cycle_ends_and_nowhere_else(tmp_path, evaluate, save):
+    trainer = make_trainer(tmp_path, CycleEndCallback(evaluate=evaluate, save=save))
+    trainer.train()
+    assert list(evaluations(trainer)) == (CYCLE_ENDS if evaluate else [])
+    assert checkpoints(tmp_path) == (CYCLE_ENDS if save else [])
+
+
+def test_adds_to_the_evaluation_and_save_strategies(tmp_path):
+    trainer = make_trainer(
+        tmp_path, CycleEndCallback(), eval_strategy="steps", eval_steps=4, save_strategy="epoch", num_train_epochs=3
+    )
+    trainer.train()
+    assert list(evaluations(trainer)) == [4, 6, 8, 10, 12, 14, 16, 18]
+    # An epoch has 8 steps.
+    assert checkpoints(tmp_path) == [6, 8, 10, 14, 16, 18]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"eval_strategy": "no", "save_strategy": "no"},
+        {"eval_strategy": "no", "save_strategy": "best"},
+        {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 7, "save_steps": 7},
+    ],
+)
+def test_load_best_model_at_end_loads_the_best_checkpoint(tmp_path, arguments):
+    # The rate makes the model diverge in places, so that the best checkpoint is not the last one.
+    trainer = make_trainer(tmp_path, CycleEndCallback(), load_best_model_at_end=True, learning_rate=3e-1, **arguments)
+    trainer.train()
+    losses = evaluations(trainer)
+    best_step = min(losses, key=losses.get)
+    assert best_step != 18
+    assert set(checkpoints(tmp_path)) >= {*CYCLE_ENDS}
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best_step}")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best_step])
+    last_state = json.loads((tmp_path / "checkpoint-18" / "trainer_state.json").read_text())
+    assert last_state["best_model_checkpoint"] == trainer.state.best_model_checkpoint
+    assert trainer.args.save_strategy == arguments["save_strategy"]
+
+
+def test_save_total_limit_keeps_the_best_checkpoint(tmp_path):
+    trainer = make_trainer(
+        tmp_path, CycleEndCallback(), load_best_model_at_end=True, learning_rate=3e-1, save_total_limit=2
+    )
+    trainer.train()
+    losses = evaluations(trainer)
+    assert checkpoints(tmp_path) == sorted({min(losses, key=losses.get), 18})
+
+
+def test_resuming_from_a_cycle_end_goes_on_with_the_next_one(tmp_path):
+    make_trainer(tmp_path, CycleEndCallback()).train()
+    resumed = make_trainer(tmp_path / "resumed", CycleEndCallback())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    assert checkpoints(tmp_path / "resumed") == [14, 18]
+
+
+def test_an_update_that_was_skipped_at_a_cycle_end_does_not_repeat_it(tmp_path):
+    class SkipsTheNextUpdate(TrainerCallback):
+        """Has the trainer see what a gradient scaler leaves behind when gradients overflow."""
+
+        def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
+            optimizer._is_overflow = state.global_step == 6
+
+    trainer = make_trainer(tmp_path, CycleEndCallback(), max_steps=18)
+    trainer.add_callback(SkipsTheNextUpdate())
+    trainer.train()
+    assert trainer.lr_scheduler.last_epoch == 17
+    assert list(evaluations(trainer)) == [6, 11, 15]
+
+
+def test_works_under_register_with_a_plain_trainer(tmp_path):
+    with register():
+        trainer = make_trainer(tmp_path, CycleEndCallback(), Trainer, lr_scheduler_type="cosine_with_restarts")
+        trainer.train()
+    assert list(evaluations(trainer)) == checkpoints(tmp_path) == CYCLE_ENDS
+
+
+def test_finds_the_scheduler_in_the_wrapper_of_accelerate(tmp_path):
+    class PreparesItsScheduler(WarmCosTrainer):
+        def create_scheduler(self, num_training_steps, optimizer=None):
+            super().create_scheduler(num_training_steps, optimizer)
+            self.lr_scheduler = self.accelerator.prepare(self.lr_scheduler)
+            return self.lr_scheduler
+
+    trainer = make_trainer(tmp_path, CycleEndCallback(), PreparesItsScheduler)
+    trainer.train()
+    assert list(evaluations(trainer)) == CYCLE_ENDS
+
+
+def test_a_scheduler_without_cycles_is_an_error_at_the_start(tmp_path):
+    trainer = make_trainer(tmp_path, CycleEndCallback(), Trainer, lr_scheduler_kwargs=None)
+    with pytest.raises(TypeError, match=r"scheduler with cycles .* is a LambdaLR\. Use WarmCosTrainer"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_missing_evaluation_set_is_an_error_at_the_start(tmp_path):
+    trainer = make_trainer(tmp_path, CycleEndCallback(), eval_dataset=None)
+    with pytest.raises(ValueError, match=r"Expected an evaluation set for CycleEndCallback\(evaluate=True\)"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    make_trainer(tmp_path, CycleEndCallback(evaluate=False), eval_dataset=None).train()
+    assert checkpoints(tmp_path) == CYCLE_ENDS
+
+
+def test_an_evaluation_set_can_come_from_an_overridden_method_or_be_several(tmp_path):
+    class BringsItsEvaluationSet(WarmCosTrainer):
+        def get_eval_dataloader(self, eval_dataset=None):
+            return super().get_eval_dataloader(token_rows(8, seed=1))
+
+    trainer = make_trainer(tmp_path, CycleEndCallback(save=False), BringsItsEvaluationSet, eval_dataset=None)
+    trainer.train()
+    assert list(evaluations(trainer)) == CYCLE_ENDS
+    several = {"first": token_rows(4, seed=1), "second": token_rows(4, seed=2)}
+    trainer = make_trainer(tmp_path, CycleEndCallback(save=False), eval_dataset=several)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_second_loss" in entry] == CYCLE_ENDS
