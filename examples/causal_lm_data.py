@@ -59,7 +59,9 @@ def load_model_and_tokenizer(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return GPT2LMHeadModel(config), tokenizer
+    small_gpt2 = GPT2LMHeadModel(config)
+    small_gpt2.loss_type = "ForCausalLM"  # transformers reads it off a class's name, but not off this one's, and warns
+    return small_gpt2, tokenizer
 
 
 def group_into_blocks(raw_datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, block_size: int) -> DatasetDict:

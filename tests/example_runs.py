@@ -1,0 +1,160 @@
+"""Real runs of an example, quickly: a process that has imported the libraries forks the processes that run it.
+
+Each run is a process of its own, or a launcher (torch's elastic agent, as under `torchrun` and `accelerate launch`)
+with processes of its own, and a kill is a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, set_seed
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def warm_context() -> Any:
+    """Return the context whose processes begin with the example and all its libraries imported."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["example_runs", "accelerate_finetune", "deepspeed", "torch.distributed.run"])
+    return context
+
+
+def _run(entry: Callable[..., None], arguments: tuple[Any, ...], log: str, num_processes: int) -> None:
+    os.setpgid(0, 0)  # a group of its own, so that one signal reaches the launcher and all its processes
+    os.environ.update(_ENVIRONMENT)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if num_processes == 1:
+        entry(*arguments)
+        return
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        run_id=str(os.getpid()),
+        start_method="fork",
+        max_restarts=0,
+        monitor_interval=0.05,
+    )
+    elastic_launch(config, entry)(*arguments)
+
+
+def run_example(arguments: list[str]) -> None:
+    """Run examples/accelerate_finetune.py with these arguments, in this process."""
+    import accelerate_finetune
+
+    accelerate_finetune.main(arguments)
+
+
+class Run:
+    """A function, or the example where `entry` is not given, running on `num_processes` processes.
+
+    With more than one, `pid` is the launcher's.
+    """
+
+    def __init__(
+        self, log: Path, *arguments: Any, num_processes: int = 1, entry: Callable[..., None] = run_example
+    ) -> None:
+        self.log = log
+        self.process = warm_context().Process(target=_run, args=(entry, arguments, str(log), num_processes))
+        self.process.start()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait(self, timeout: float = 120) -> int:
+        """Wait until the run ends, and return its exit code."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"The run did not end within {timeout} s:\n{self.output}")
+        return self.process.exitcode
+
+    def succeed(self) -> str:
+        """Wait until the run ends, expect that it ended well, and return what it printed."""
+        exit_code = self.wait()
+        assert exit_code == 0, self.output
+        return self.output
+
+    def worker_pids(self) -> list[int]:
+        """The processes that the launcher started."""
+        return [pid for pid in processes_of_group(self.process.pid) if pid != self.process.pid]
+
+    def kill(self) -> None:
+        """Kill the run and all its processes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+
+def processes_of_group(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = path.read_text().rsplit(")", 1)[1].split()[:3]
+        except OSError:
+            continue
+        if int(process_group) == group and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 60) -> Any:
+    """Wait until the condition holds, and return what it returned."""
+    end = time.monotonic() + timeout
+    while not (result := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{condition} did not come to hold within {timeout} s")
+        time.sleep(0.005)
+    return result
+
+
+def make_tiny_model(folder: Path, n_embd: int = 16, dropout: float = 0.1) -> Path:
+    """A GPT-2 on bytes that takes milliseconds per update, with dropout, so that random numbers matter."""
+    set_seed(0)
+    tokenizer = ByT5Tokenizer()
+    GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=32,
+            n_embd=n_embd,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+        )
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_text(path: Path, num_lines: int = 60) -> Path:
+    """A little text: with blocks of 16 tokens, 4 per line."""
+    path.write_text(
+        "".join(f"line {number:04d}: the quick brown fox jumps over the lazy dogs.\n" for number in range(num_lines))
+    )
+    return path
+
+
+def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]

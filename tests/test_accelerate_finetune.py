@@ -1,0 +1,237 @@
+"""The main example, end to end: what it writes, how it resumes, and that many processes change no rate."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from example_runs import EXAMPLES, Run, make_text, make_tiny_model, read_metrics
+from safetensors.torch import load_file
+
+from hf_warmcos import CosineRestartSchedule
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Arguments of a run that takes a second, without --output_dir."""
+    folder = tmp_path_factory.mktemp("small")
+    model, text = make_tiny_model(folder / "model"), make_text(folder / "text.txt")
+    return [f"--model_name_or_path={model}", f"--train_file={text}", "--block_size=16", "--max_train_steps=24",
+            "--per_device_train_batch_size=4", "--num_warmup_steps=3", "--num_cycles=3"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole_run(small, tmp_path_factory):
+    """The folder of a run left alone, with a checkpoint at each update."""
+    output_dir = tmp_path_factory.mktemp("whole_run")
+    Run(output_dir / "log", [*small, f"--output_dir={output_dir}", "--checkpointing_steps=1"]).succeed()
+    return output_dir
+
+
+def schedule_of_small_run() -> CosineRestartSchedule:
+    return CosineRestartSchedule.fit(24, num_cycles=3, warmup_steps=3, decay=0.75)
+
+
+def resume(small: list[str], output_dir: Path, *options: str, num_processes: int = 1) -> str:
+    arguments = [*small, f"--output_dir={output_dir}", *options]
+    return Run(output_dir.parent / "resume_log", arguments, num_processes=num_processes).succeed()
+
+
+def copy_of_run(whole_run: Path, tmp_path: Path, *checkpoints: str) -> Path:
+    """A copy of the run as if it had got no further than these checkpoints."""
+    output_dir = tmp_path / "run"
+    output_dir.mkdir()
+    shutil.copy(whole_run / "metrics.jsonl", output_dir)
+    for name in checkpoints:
+        shutil.copytree(whole_run / name, output_dir / name)
+    return output_dir
+
+
+def assert_same_run(output_dir: Path, other: Path) -> None:
+    assert read_metrics(output_dir) == read_metrics(other)
+    weights, others = load_file(output_dir / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_the_offline_run_learns_the_language_reference(tmp_path):
+    options = [f"--output_dir={tmp_path / 'run'}", "--max_train_steps=12", "--num_cycles=1", "--block_size=64"]
+    Run(tmp_path / "log", options).succeed()
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["completed_steps"] == 12
+    assert results["eval_loss"] < results["untrained_eval_loss"] - 0.5
+    assert results["perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
+
+
+def test_the_metrics_hold_the_rate_that_each_update_used(whole_run):
+    schedule, metrics = schedule_of_small_run(), read_metrics(whole_run)
+    assert [line["step"] for line in metrics] == list(range(1, 25))
+    assert [line["learning_rate"] for line in metrics] == [schedule.lr_at(step, 2e-3) for step in range(24)]
+    assert [line["cycle"] for line in metrics] == [schedule.cycle_at(step).index for step in range(24)]
+
+
+def test_held_out_perplexity_stands_at_the_end_of_each_cycle(whole_run):
+    results = json.loads((whole_run / "all_results.json").read_text())
+    assert [(result["cycle"], result["step"]) for result in results["cycles"]] == [(0, 10), (1, 17), (2, 24)]
+    assert results["eval_loss"] == results["cycles"][-1]["eval_loss"] < results["untrained_eval_loss"]
+    metrics = read_metrics(whole_run)
+    assert results["train_loss"] == pytest.approx(sum(line["loss"] for line in metrics) / 24)
+
+
+def test_the_model_the_tokenizer_and_the_picture_can_be_used(whole_run):
+    from matplotlib.image import imread
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(whole_run), AutoTokenizer.from_pretrained(whole_run)
+    assert model(**tokenizer("the quick", return_tensors="pt")).logits.isfinite().all()
+    picture = imread(whole_run / "learning_rate.png")
+    assert picture.shape[0] > 300
+    assert len({tuple(pixel) for pixel in picture[::4, ::4].reshape(-1, picture.shape[2])}) > 10
+
+
+@pytest.mark.parametrize("step", [1, 10, 13, 23])
+def test_a_resumed_run_ends_at_the_same_bits(small, whole_run, tmp_path, step):
+    output_dir = copy_of_run(whole_run, tmp_path, *(f"step_{s}" for s in range(1, step + 1)))
+    assert f"after update {step}" in resume(small, output_dir, "--resume_from_checkpoint=latest")
+    assert_same_run(output_dir, whole_run)
+    assert json.loads((output_dir / "all_results.json").read_text()) == json.loads(
+        (whole_run / "all_results.json").read_text()
+    )
+
+
+def test_resuming_from_an_earlier_checkpoint_leaves_later_ones_out_of_the_way(small, whole_run, tmp_path):
+    output_dir = copy_of_run(whole_run, tmp_path, "step_9", "step_14")
+    resume(small, output_dir, f"--resume_from_checkpoint={output_dir / 'step_9'}")
+    assert sorted(path.name for path in output_dir.glob("step_*")) == ["step_14.set_aside", "step_9"]
+    assert_same_run(output_dir, whole_run)
+
+
+def test_resuming_into_another_folder_brings_the_metrics_along(small, whole_run, tmp_path):
+    output_dir = tmp_path / "run"
+    resume(small, output_dir, f"--resume_from_checkpoint={whole_run / 'step_14'}")
+    assert_same_run(output_dir, whole_run)
+
+
+def test_latest_is_the_one_with_the_most_updates_whatever_its_age(small, whole_run, tmp_path):
+    output_dir = copy_of_run(whole_run, tmp_path, "step_20", "step_9")
+    os.utime(output_dir / "step_20", (0, 0))
+    assert "after update 20" in resume(small, output_dir, "--resume_from_checkpoint=latest")
+
+
+def test_without_a_checkpoint_latest_says_so_and_starts_from_the_beginning(small, whole_run, tmp_path):
+    output_dir = copy_of_run(whole_run, tmp_path)
+    (output_dir / ".step_24.incomplete").mkdir()
+    with (output_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 25, "cyc')  # the half line of a kill
+    output = resume(small, output_dir, "--resume_from_checkpoint=latest")
+    assert f"No checkpoint in {output_dir} yet: starting from the beginning" in output
+    assert not list(output_dir.glob(".*incomplete"))
+    assert_same_run(output_dir, whole_run)
+
+
+def test_a_run_from_the_beginning_does_not_leave_old_checkpoints_for_latest(small, whole_run, tmp_path):
+    output_dir = copy_of_run(whole_run, tmp_path, "step_23")
+    resume(small, output_dir, "--checkpointing_steps=cycle")
+    assert sorted(path.name for path in output_dir.glob("*_[0-9]*")) == [
+        "cycle_0", "cycle_1", "cycle_2", "step_23.set_aside"
+    ]  # fmt: skip
+
+
+def test_checkpoints_of_epochs_stand_where_epochs_end_and_resume(small, whole_run, tmp_path):
+    """57 training lines make 199 blocks and so 12 updates of 4 blocks on 4 micro-batches each."""
+    output_dir = tmp_path / "run"
+    options = ["--checkpointing_steps=epoch", "--gradient_accumulation_steps=4"]
+    resume(small, output_dir, *options)
+    positions = {
+        path.name: json.loads((path / "checkpoint.json").read_text())["state"] for path in output_dir.glob("epoch_*")
+    }
+    per_epoch = positions["epoch_0"]["completed_steps"]
+    assert {name: position["completed_steps"] for name, position in positions.items()} == {
+        f"epoch_{epoch}": per_epoch * (epoch + 1) for epoch in range(24 // per_epoch)
+    }
+    other = tmp_path / "other"
+    resume(small, other, *options, f"--resume_from_checkpoint={output_dir / 'epoch_0'}")
+    assert_same_run(other, output_dir)
+
+
+def test_gradient_accumulation_gives_the_updates_of_one_large_batch(small, tmp_path):
+    """Without dropout the loss of an update is the mean over its samples, in one batch of 8 or in 4 of 2."""
+    text = next(option for option in small if option.startswith("--train_file"))
+    options = [text, "--block_size=16", "--max_train_steps=6", f"--model_name_or_path={tmp_path / 'model'}"]
+    make_tiny_model(tmp_path / "model", dropout=0.0)
+    resume(options, tmp_path / "large", "--per_device_train_batch_size=8")
+    resume(options, tmp_path / "small", "--per_device_train_batch_size=2", "--gradient_accumulation_steps=4")
+    for large, small_ in zip(read_metrics(tmp_path / "large"), read_metrics(tmp_path / "small")):
+        assert large.pop("loss") == pytest.approx(small_.pop("loss"), rel=1e-4)
+        assert large == small_
+
+
+def test_held_out_loss_is_the_same_on_any_number_of_processes(small, whole_run, tmp_path):
+    """The held-out blocks do not divide among the processes: the samples that fill up are not counted."""
+    resume(small, tmp_path / "run", num_processes=2)
+    one, two = (
+        json.loads((folder / "all_results.json").read_text())["untrained_eval_loss"]
+        for folder in (whole_run, tmp_path / "run")
+    )
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_accelerate_launch_runs_two_processes_at_the_rates_of_one(small, whole_run, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+               "--main_process_port=0", EXAMPLES / "accelerate_finetune.py", *small,
+               f"--output_dir={tmp_path / 'run'}"]  # fmt: skip
+    finished = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "2 processes" in finished.stdout
+    rates, alone = ([line["learning_rate"] for line in read_metrics(path)] for path in (tmp_path / "run", whole_run))
+    assert rates == alone
+
+
+def test_trackers_get_loss_and_rate(small, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    resume(small, tmp_path / "run", "--report_to=tensorboard")
+    events = EventAccumulator(str(tmp_path / "run" / "accelerate_finetune"))
+    events.Reload()
+    schedule = schedule_of_small_run()
+    rates = {event.step: event.value for event in events.Scalars("learning_rate")}
+    assert rates == {step + 1: pytest.approx(schedule.lr_at(step, 2e-3), rel=1e-6) for step in range(24)}
+    assert len(events.Scalars("perplexity")) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--decay=2", "Expected decay <= 1"),
+        ("--num_cycles=30", "num_cycles"),
+        ("--num_warmup_steps=25", "num_warmup_steps"),
+        ("--learning_rate=nan", "learning_rate"),
+        ("--max_train_steps=0", "Expected --max_train_steps >= 1"),
+        ("--checkpointing_steps=sometimes", "Expected --checkpointing_steps to be a number, epoch or cycle"),
+        ("--warmup_mode=postfix", "invalid choice: 'postfix'"),
+        ("--train_file=nowhere.txt", "nowhere.txt"),
+        ("--resume_from_checkpoint=nowhere", "nowhere/checkpoint.json"),
+        ("--block_size=100000", "--block_size 100000"),
+        ("--cycles=3", "--cycles=3"),
+        ("--report_to=abacus", "abacus"),
+    ],
+)
+def test_a_wrong_option_gives_one_clear_line_before_anything_is_written(small, tmp_path, option, expected):
+    run = Run(tmp_path / "log", [*small, f"--output_dir={tmp_path / 'run'}", option])
+    assert run.wait() == 2, run.output
+    errors = [line for line in run.output.splitlines() if "error: " in line]
+    assert len(errors) == 1, run.output
+    assert expected in errors[0]
+    assert "Traceback" not in run.output
+    assert not (tmp_path / "run").exists()
