@@ -120,12 +120,9 @@ def timm_cosine(optimizer: Optimizer) -> Callable[[int], None]:
 
 def import_timm_scheduler() -> ModuleType:
     """Import `timm.scheduler.cosine_lr` without `timm` itself where torchvision, which only its models need, is not."""
-    try:
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("torchvision"):
         return import_module("timm.scheduler.cosine_lr")
-    except ImportError:
-        spec = importlib.util.find_spec("timm")
-        if spec is None or not spec.submodule_search_locations:
-            raise
     package = ModuleType("timm_scheduler")
     package.__path__ = [str(Path(spec.submodule_search_locations[0]) / "scheduler")]
     sys.modules[package.__name__] = package
