@@ -271,9 +271,9 @@ class PastRun(NamedTuple):
     def positions(self, planned: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup) -> list[int]:
         """The step of the schedule that each logged rate belongs to.
 
-        Update n uses the rate of step n - 1, which is what transformers 5's Trainer logs with it. Its Trainer of
-        version 4 logs after the scheduler's step, so the rate of step n; a trainer_state.json does not say which
-        version wrote it, and the schedule decides: the reading that agrees with it for longer.
+        Update n uses the rate of step n - 1, and today's Trainer logs it. Up to transformers 4.48 it logged after the
+        scheduler's step, so the rate of step n. A trainer_state.json does not say which version wrote it, so the
+        schedule decides: the reading that agrees with it for longer.
         """
         readings = [[update - 1 for update in self.updates]]
         if self.is_trainer_state:
@@ -300,8 +300,8 @@ class PastRun(NamedTuple):
             return f"{self.path}: all {agreeing} logged rates ({span}) are the schedule's"
         expected = planned.schedule.lr_at(positions[agreeing], planned.base_lrs[0], planned.eta_mins[0])
         return (
-            f"{self.path}: parts from the schedule at step {self.updates[agreeing]}: "
-            f"logged {self.rates[agreeing]}, planned {expected}"
+            f"{self.path}: parts from the schedule at logged step {self.updates[agreeing]} (step {positions[agreeing]} of "
+            f"the schedule): logged {self.rates[agreeing]}, planned {expected}"
         )
 
 
@@ -347,7 +347,7 @@ def _terminal_plot(
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.3g}"
 
 
 def _save_plot(
@@ -367,7 +367,7 @@ def _save_plot(
     if past_run is not None:
         positions = past_run.positions(scheduler)
         ax.plot(positions, past_run.rates, ".", color="tab:red", markersize=4, zorder=5, label=Path(past_run.path).name)
-        ax.legend()
+        ax.legend(loc="upper right", edgecolor="none", framealpha=0.9)
     # What the picture shows, inside it: from it the picture can be compared with the schedule of today.
     shown = {
         "schedule": asdict(scheduler.schedule),
