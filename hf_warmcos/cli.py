@@ -332,7 +332,7 @@ def _terminal_plot(
     rates = scheduler.schedule.curve(steps, scheduler.base_lrs[0], scheduler.eta_mins[0])
     columns, lines = shutil.get_terminal_size()
     figure = plotille.Figure()
-    figure.width, figure.height = max(20, columns - 20), max(8, min(20, lines - 8))
+    figure.width, figure.height = max(20, columns - 24), max(8, min(20, lines - 8))
     figure.with_colors = sys.stdout.isatty()
     figure.origin = False
     figure.x_label, figure.y_label = "step", "rate"
