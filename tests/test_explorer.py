@@ -262,34 +262,43 @@ def copied_by(browser, button):
     )
 
 
-# Around the code that was copied: a loop where it has none, a model and data where it asks for them, and a record of
-# the rate that each optimizer step really used.
-BEFORE = """
-import json, torch
+# Runs each code that was copied, in names of its own: with a model and data where it asks for them, and with a loop
+# where it has none. Prints the rates that the optimizer's steps really used.
+RUN_CODES = """
+import json, sys, torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-rates = []
-register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+
 class Model(torch.nn.Linear):
     def forward(self, x, labels=None):
         return {"loss": super().forward(x).sum()}
-model, train_dataset = Model(1, 1), [{"x": torch.ones(1), "labels": torch.ones(1)}] * 8
-"""
-AFTER = """
-if "trainer" not in globals():
-    for step in range(num_training_steps):
-        optimizer.step()
-        scheduler.step()
-print(json.dumps(rates))
+
+rates = []
+register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+codes, num_training_steps = json.load(sys.stdin)
+used = []
+for code in codes:
+    names = {"model": Model(1, 1), "train_dataset": [{"x": torch.ones(1), "labels": torch.ones(1)}] * 8}
+    exec(code, names)
+    if "trainer" not in names:
+        for step in range(num_training_steps):
+            names["optimizer"].step()
+            names["scheduler"].step()
+    used.append(rates.copy())
+    rates.clear()
+print(json.dumps(used))
 """
 
 
-def used_rates(code, num_training_steps, folder):
-    script = folder / "copied.py"
-    script.write_text(f"{BEFORE}\n{code}\n{AFTER.replace('num_training_steps', str(num_training_steps))}")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
+def used_rates(codes, num_training_steps, folder):
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN_CODES],
+        input=json.dumps([codes, num_training_steps]),
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr
-
     return json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -303,8 +312,9 @@ def test_a_moved_slider_changes_the_curve_and_the_copied_code_makes_the_rates_sh
     cycles, rates_in_curve = shown_table(page), shown_rates(page)
     assert [cycle[3] for cycle in cycles] == pytest.approx([0.001, 0.0007, 0.00049])
     assert len(rates_in_curve) == 3
-    for tab in ("Scheduler class", "Factory", "Trainer"):
-        rates = used_rates(copied_code(page, tab), 100, tmp_path)
+    codes = [copied_code(page, tab) for tab in ("Scheduler class", "Factory", "Trainer")]
+    assert len(set(codes)) == 3
+    for rates in used_rates(codes, 100, tmp_path):
         assert len(rates) == 100
         for step, rate in rates_in_curve.items():
             assert rates[step] == pytest.approx(rate, rel=1e-5)
