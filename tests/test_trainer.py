@@ -228,8 +228,8 @@ class TestOtherTrainers:
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
         )
-        from sentence_transformers.losses import MultipleNegativesRankingLoss
-        from sentence_transformers.models import Pooling, Transformer
+        from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
         class WarmCosSentenceTransformerTrainer(WarmCosTrainerMixin, SentenceTransformerTrainer):
             pass
