@@ -95,6 +95,10 @@ def main(argv: list[str] | None = None) -> int:
             _plot(options, scheduler, past_run)
         else:
             _table(options, scheduler, past_run)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has seen enough; nothing is left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
         commands[options.command].error(f"{error}: pip install 'hf_warmcos[plot]'")
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
@@ -300,8 +304,8 @@ class PastRun(NamedTuple):
             return f"{self.path}: all {agreeing} logged rates ({span}) are the schedule's"
         expected = planned.schedule.lr_at(positions[agreeing], planned.base_lrs[0], planned.eta_mins[0])
         return (
-            f"{self.path}: parts from the schedule at logged step {self.updates[agreeing]} (step {positions[agreeing]} of "
-            f"the schedule): logged {self.rates[agreeing]}, planned {expected}"
+            f"{self.path}: parts from the schedule at logged step {self.updates[agreeing]} "
+            f"(step {positions[agreeing]} of the schedule): logged {self.rates[agreeing]}, planned {expected}"
         )
 
 

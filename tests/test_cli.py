@@ -151,6 +151,19 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message, ca
     assert message in error_of(arguments, capsys)
 
 
+def test_output_that_is_cut_off_is_no_error():
+    table = subprocess.Popen(
+        [sys.executable, "-m", "hf_warmcos", "table", "--T_0", "1", "--num_training_steps", "20000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with table:
+        table.stdout.readline()
+        table.stdout.close()
+        assert table.stderr.read() == b""
+    assert table.returncode == 0
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"], ["table", "-h"], ["run", "--help"]])
 def test_help_is_printed_and_explains_each_option(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
