@@ -108,8 +108,8 @@ def main() -> None:
 
     where = surroundings("transformers", "accelerate")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    print(f"Median (quartiles) of {num_updates} updates of 8 blocks of {block_size} bytes per process, on the device")
-    print(f"{device}. {describe(where)}.\n")
+    print(f"Median (quartiles) of {num_updates} updates of 8 blocks of {block_size} bytes per process, on {device}.")
+    print(f"{describe(where)}.\n")
     rows, shares = [], {}
     for num_processes, of in measured.items():
         for name, timings in of.items():
