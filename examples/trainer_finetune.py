@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         callbacks=[CycleEndCallback(evaluate=True, save=True)],
     )
 
-    # 3. Training, from the beginning or from --resume_from_checkpoint OUTPUT_DIR/checkpoint-N.
+    # 3. Training, from the beginning or from --resume_from_checkpoint OUTPUT_DIR/checkpoint-N. A run that was killed
+    # while it saved leaves a checkpoint without trainer_state.json, which comes last: resume from the one before it.
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()

@@ -60,6 +60,7 @@ class CycleEndCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._last_cycle_end = None
+        self._give_back_save_strategy(args)  # after a training that an error or Ctrl-C ended in its evaluation
         _cycles_of(kwargs["lr_scheduler"])
         if self.evaluate:
             _check_evaluation_set()
@@ -83,6 +84,9 @@ class CycleEndCallback(TrainerCallback):
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._give_back_save_strategy(args)
+
+    def _give_back_save_strategy(self, args: TrainingArguments) -> None:
         if self._save_strategy is not None:
             args.save_strategy, self._save_strategy = self._save_strategy, None
 

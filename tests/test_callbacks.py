@@ -149,3 +149,21 @@ def test_an_evaluation_set_can_come_from_an_overridden_method_or_be_several(tmp_
     trainer = make_trainer(tmp_path, CycleEndCallback(save=False), eval_dataset=several)
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "eval_second_loss" in entry] == CYCLE_ENDS
+
+
+def test_a_training_after_an_evaluation_that_failed_saves_as_the_arguments_say(tmp_path):
+    class FailsOnce(WarmCosTrainer):
+        failed = False
+
+        def evaluate(self, *args, **kwargs):
+            if not self.failed:
+                self.failed = True
+                raise KeyboardInterrupt
+            return super().evaluate(*args, **kwargs)
+
+    trainer = make_trainer(tmp_path, CycleEndCallback(), FailsOnce, save_steps=3)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    assert trainer.args.save_strategy == "no"
+    assert list(evaluations(trainer)) == checkpoints(tmp_path) == CYCLE_ENDS
