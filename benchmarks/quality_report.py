@@ -231,8 +231,8 @@ def argument_table(results: Results) -> str:
                     these, those = results.test[task, other], results.test[task, setting]
                     for seed in these.keys() & those.keys():
                         by_seed[seed].append(loss(these[seed]) - loss(those[seed]))
-            difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed)) if by_seed else None
-            cells.append(f"{difference.text(sign='+')} {difference.verdict()}" if difference else "not measured")
+            difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed))
+            cells.append(f"{difference.text(sign='+')} {difference.verdict()}")
         rows.append([name, *cells])
     return table(["change", *(f"final loss, {task}" for task in results.tasks)], rows)
 

@@ -1,13 +1,13 @@
-"""The tasks that the schedules are compared on: real data and small models that train in seconds on one core.
+"""The two tasks that the schedules are compared on: real data and small models that train in seconds on one core.
 
-They are all the same to whoever trains them: inputs, one label per prediction, and a model that returns logits.
+Both are the same to whoever trains them: inputs, one label per prediction, and a model that returns logits.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,6 @@ class Task:
         input_name: The argument by which the model takes its inputs.
         batch_size: Rows per update.
         peak_lrs: The grid of peak rates, ascending.
-        budget_factor: How many times the others' number of updates it is trained for.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Task:
     input_name: str
     batch_size: int
     peak_lrs: tuple[float, ...]
-    budget_factor: int = 1
 
     def logits(self, model: torch.nn.Module, inputs: Tensor) -> Tensor:
         """The model's logits, a row per prediction."""
@@ -129,8 +127,3 @@ def load_images() -> Task:
         batch_size=32,
         peak_lrs=(1e-3, 2e-3, 4e-3, 8e-3),
     )
-
-
-def load_images_for_long() -> Task:
-    """The same, trained three times as long: what more updates change in the comparison."""
-    return replace(load_images(), name="digits-long", budget_factor=3)
