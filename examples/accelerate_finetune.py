@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from causal_lm_data import group_into_blocks, load_model_and_tokenizer, load_raw_datasets
 from checkpoints import (
@@ -201,12 +201,12 @@ def main(arguments: list[str] | None = None) -> None:
         data_args, args, schedule_args = parser.parse_args_into_dataclasses(arguments)
     output_dir = Path(args.output_dir)
 
-    # Accelerate joins processes without an accelerator to one run only if it is told that they are on the CPU, and
-    # leaves DeepSpeed aside if it is.
-    on_cpu = not torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+    # Accelerate joins processes without an accelerator to one run only if it is told that they are on the CPU. Told
+    # here, and not to Accelerator, that leaves DeepSpeed its place.
+    if not torch.accelerator.is_available():
+        PartialState(cpu=True)
     with one_line_errors():
         accelerator = Accelerator(
-            cpu=on_cpu,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             log_with=None if args.report_to is None else args.report_to.split(","),
             project_dir=output_dir,
@@ -226,8 +226,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         # 2. The model and the data. The processes have to begin with the same weights, but not with the same dropout.
         set_seed(args.seed)
+        model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
         with accelerator.main_process_first():
-            model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
             raw_datasets = load_raw_datasets(
                 data_args.dataset_name,
                 data_args.dataset_config_name,

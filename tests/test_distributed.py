@@ -1,0 +1,182 @@
+"""One step of the schedule per optimizer update: under every way that Accelerate has of running many processes.
+
+Each test trains a small model on real processes and compares the rate that each update used with `lr_at`; the same
+comparison fails without `count_optimizer_steps`, which is tested too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from example_runs import Run
+
+from hf_warmcos import CosineRestartSchedule, count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
+
+NUM_UPDATES = 12
+SCHEDULE = {"num_warmup_steps": 2, "num_training_steps": NUM_UPDATES, "num_cycles": 2, "decay": 0.5}
+
+
+def expected_rates(num_updates: int = NUM_UPDATES) -> list[float]:
+    schedule = CosineRestartSchedule.fit(NUM_UPDATES, num_cycles=2, decay=0.5, warmup_steps=2)
+    return [schedule.lr_at(step, base_lr=0.1) for step in range(num_updates)]
+
+
+def train(
+    output: str,
+    counted: bool = True,
+    split_batches: bool = False,
+    gradient_accumulation_steps: int = 1,
+    overflowing_updates: tuple[int, ...] = (),
+    deepspeed: bool = False,
+) -> None:
+    """Train on the processes of this run; the main one writes the rate of each update that took place to `output`.
+
+    Args:
+        overflowing_updates: Attempts at an update, counted from 0, whose loss is infinite.
+    """
+    from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+    from torch.utils.data import DataLoader, TensorDataset
+
+    PartialState(cpu=True)
+    if deepspeed:
+        import deepspeed as deepspeed_library
+
+        os.environ.update(ACCELERATE_USE_DEEPSPEED="true", ACCELERATE_DEEPSPEED_ZERO_STAGE="2")
+        # Its collectives over shared memory would be compiled for a minute first. Without them it uses gloo.
+        deepspeed_library.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator = Accelerator(
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(split_batches=split_batches),
+    )
+    if overflowing_updates:
+        # What Accelerate uses on a GPU under fp16. On the CPU it leaves it out, and torch does not.
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **SCHEDULE)
+    # More than enough batches, and a last one that not every process gets.
+    loader = DataLoader(TensorDataset(torch.randn(4 * 4 * 4 * 20 + 2, 1)), batch_size=4)
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    if counted:
+        count_optimizer_steps(scheduler)
+    assert (accelerator.distributed_type == "DEEPSPEED") == deepspeed
+
+    rates: list[float] = []
+    attempt = 0
+    while len(rates) < NUM_UPDATES:
+        for (batch,) in loader:
+            with accelerator.accumulate(model):
+                loss = model(batch).square().mean()
+                accelerator.backward(loss * (float("inf") if attempt in overflowing_updates else 1.0))
+                rate = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            if accelerator.sync_gradients:
+                attempt += 1
+                if not accelerator.optimizer_step_was_skipped:
+                    rates.append(rate)
+            if len(rates) == NUM_UPDATES:
+                break
+    if accelerator.is_main_process:
+        result = {"rates": rates, "num_processes": accelerator.num_processes, "attempts": attempt}
+        Path(output).write_text(json.dumps(result))
+
+
+def train_with(output: str, options: dict[str, Any]) -> None:
+    train(output, **options)
+
+
+def result_of_run(tmp_path: Path, num_processes: int, **options: Any) -> dict[str, Any]:
+    output = tmp_path / "result.json"
+    Run(tmp_path / "log", str(output), options, num_processes=num_processes, entry=train_with).succeed()
+    result = json.loads(output.read_text())
+    assert result["num_processes"] == num_processes
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split_batches", [False, True])
+@pytest.mark.parametrize("gradient_accumulation_steps", [1, 3])
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_each_update_uses_its_rate(tmp_path, num_processes, gradient_accumulation_steps, split_batches):
+    options = {"split_batches": split_batches, "gradient_accumulation_steps": gradient_accumulation_steps}
+    assert result_of_run(tmp_path, num_processes, **options)["rates"] == expected_rates()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_without_count_optimizer_steps_the_schedule_runs_as_often_as_there_are_processes(tmp_path, num_processes):
+    rates = result_of_run(tmp_path, num_processes, counted=False)["rates"]
+    assert rates != expected_rates()
+    assert rates == expected_rates(num_processes * NUM_UPDATES)[::num_processes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_an_update_that_overflows_does_not_advance_the_schedule(tmp_path, num_processes):
+    result = result_of_run(tmp_path, num_processes, overflowing_updates=(0, 3, 4, 11))
+    assert result["attempts"] == NUM_UPDATES + 4
+    assert result["rates"] == expected_rates()
+
+
+@pytest.mark.slow
+def test_deepspeed_zero_2_uses_the_rate_of_each_update(tmp_path):
+    assert result_of_run(tmp_path, 2, deepspeed=True)["rates"] == expected_rates()
+
+
+@pytest.mark.slow
+def test_deepspeed_zero_2_does_not_without_count_optimizer_steps(tmp_path):
+    rates = result_of_run(tmp_path, 2, deepspeed=True, counted=False)["rates"]
+    assert rates == expected_rates(2 * NUM_UPDATES)[::2]
+
+
+@pytest.mark.slow
+def test_two_machines_with_a_launcher_each_use_the_rates_of_one_process(tmp_path):
+    """Two launchers on loopback, a process each, started as examples/accelerate_configs/multi_node.yaml says."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    config = Path(__file__).parent.parent / "examples" / "accelerate_configs" / "multi_node.yaml"
+    launchers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={config}", f"--machine_rank={rank}",
+             "--main_process_ip=127.0.0.1", f"--main_process_port={port}", __file__, tmp_path / "result.json"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [launcher.communicate(timeout=120)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["num_processes"] == 2
+    assert result["rates"] == expected_rates()
+
+
+@pytest.mark.parametrize("wrong", [None, "scheduler", torch.optim.lr_scheduler.LRScheduler])
+def test_a_scheduler_that_was_not_prepared_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"Expected prepared to be a scheduler that accelerator\.prepare returned"):
+        count_optimizer_steps(wrong)
+
+
+def test_the_prepared_scheduler_itself_is_returned(make_optimizer):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    optimizer = make_optimizer()
+    _, prepared = accelerator.prepare(
+        optimizer, get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **SCHEDULE)
+    )
+    assert count_optimizer_steps(prepared) is prepared
+
+
+if __name__ == "__main__":
+    train(sys.argv[1])
