@@ -59,6 +59,8 @@ def test_restarts_warmup_and_peaks_are_marked_and_labelled(ax):
     plot_schedule(SCHEDULE, base_lr=0.1, ax=ax)
     assert restarts(ax) == [120, 220]
     assert texts(ax) == ["0.1", "0.05", "0.025"]
+    (dots,) = (line for line in ax.lines if line.get_marker() == ".")
+    assert dots.get_xydata().tolist() == [[20, 0.1], [120, 0.05], [220, 0.025]]
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert legend == ["learning rate", "warmup, 20 steps", "restart"]
     (warmup,) = ax.patches
@@ -92,6 +94,7 @@ def test_parameter_groups_have_a_curve_for_each_distinct_rate(ax, make_optimizer
     scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(make_optimizer(0.1, 0.3, 0.1), T_0=50)
     plot_schedule({"run": scheduler}, 100, ax=ax)
     assert [(label, drawn[0, 1]) for label, drawn in curves(ax).items()] == [("run, lr=0.1", 0.1), ("run, lr=0.3", 0.3)]
+    assert len(ax.get_legend().get_texts()) == 2
 
 
 def test_a_prepared_scheduler_is_drawn_like_the_one_inside(ax, make_optimizer):
