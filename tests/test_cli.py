@@ -207,24 +207,27 @@ def shown_by(picture):
     return json.loads(Image.open(picture).text["Description"])
 
 
-PICTURES = {
-    re.search(r"--output (\S+)", command)[1]: command
-    for document in ("docs/images/README.md", "README.md")
-    for command in re.findall(
-        r"^python -m hf_warmcos (plot .*--output docs/images/\S+)$", (ROOT / document).read_text(), re.MULTILINE
-    )
-}
+def commands_in(document):
+    text = (ROOT / document).read_text().replace("\\\n", " ")
+    return re.findall(r"^python -m hf_warmcos (plot .*--output docs/images/\S+)$", text, re.MULTILINE)
 
 
-def test_each_picture_has_its_command():
-    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/images").glob("*.png")} == set(PICTURES)
+COMMANDS = [command for document in ("README.md", "docs/images/README.md") for command in commands_in(document)]
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_the_committed_picture_shows_what_its_command_shows_today(picture, tmp_path):
-    today = tmp_path / "today.png"
-    assert main(shlex.split(PICTURES[picture].replace(picture, str(today)))) == 0
-    shown, expected = shown_by(ROOT / picture), shown_by(today)
+def test_each_picture_is_listed_and_each_picture_of_a_schedule_has_its_command():
+    pictures = sorted((ROOT / "docs/images").glob("*.png"))
+    listed = (ROOT / "docs/images/README.md").read_text()
+    assert [path.name for path in pictures if path.name not in listed] == []
+    of_schedules = {path.name for path in pictures if Image.open(path).text.get("Title") == "hf_warmcos schedule"}
+    assert of_schedules == {Path(command.split()[-1]).name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_committed_picture_shows_what_its_command_shows_today(command, tmp_path):
+    *arguments, picture = shlex.split(command)
+    assert main([*arguments, str(tmp_path / "today.png")]) == 0
+    shown, expected = shown_by(ROOT / picture), shown_by(tmp_path / "today.png")
     assert shown.pop("rates") == pytest.approx(expected.pop("rates"), rel=1e-9, abs=1e-15)
     assert shown == expected
 
