@@ -370,7 +370,7 @@ class CosineRestartSchedule:
         """The share of its span that the rate has, so many steps into a stretch, for a number or an array of them."""
         if stretch.shape == "rise":
             return self._rise(steps)
-        return (1 + cos(math.pi * steps / (stretch.past - stretch.first))) / 2
+        return (1 + cos(math.pi * steps / float(stretch.past - stretch.first))) / 2
 
     @property
     def _overlap(self) -> int:
