@@ -245,7 +245,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         """Take the position ``whole + fraction``, with every parameter group that the optimizer has now."""
         groups = self.optimizer.param_groups
         for group in groups[len(self.base_lrs) :]:
-            group.setdefault("initial_lr", group["lr"])
+            group.setdefault("initial_lr", float(group["lr"]))  # not the tensor itself, which is filled with each rate
             self.base_lrs.append(float(group["initial_lr"]))
         self.last_epoch, self._fraction = whole, fraction
         self._step_count = step_count
@@ -349,8 +349,10 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
             saved = asdict(saved) | {"eta_min": state_dict["eta_min"], "eta_min_rate": None}
         else:
             return []
-        names = [name for name in here if here["warmup_steps"] or saved["warmup_steps"] or name not in _WARMUP_DETAILS]
-        return [f"{name} was {saved[name]}, is {here[name]}" for name in names if saved.get(name) != here[name]]
+        names = [
+            name for name in here if here["warmup_steps"] or saved.get("warmup_steps") or name not in _WARMUP_DETAILS
+        ]
+        return [f"{name} was {saved.get(name)}, is {here[name]}" for name in names if saved.get(name) != here[name]]
 
 
 _WARMUP_DETAILS = ("warmup_mode", "warmup_lr_rate")

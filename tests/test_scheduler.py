@@ -250,6 +250,17 @@ def test_a_group_added_later_joins_at_the_current_position_at_once(make_optimize
     assert scheduler.base_lrs == [group["initial_lr"] for group in optimizer.param_groups] == [0.1, 0.4]
 
 
+def test_a_group_with_a_tensor_rate_added_later_keeps_its_base_rate(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler, 13)
+    rate = torch.tensor(0.25)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate})
+    advance(optimizer, scheduler, 7)
+    assert optimizer.param_groups[1]["lr"] is rate
+    assert (float(rate), optimizer.param_groups[1]["initial_lr"]) == (0.25, 0.25)
+
+
 def test_a_group_appended_behind_the_optimizers_back_joins_at_the_next_restart(make_optimizer):
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10)
