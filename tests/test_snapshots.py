@@ -168,9 +168,7 @@ class TestPredictions:
 
     def test_without_logits_are_an_error(self, tmp_path):
         folders = save_models(tmp_path, AutoModelForCausalLM, causal_lm().config, num_models=1)
-        with pytest.raises(
-            ValueError, match=r"Expected models that return logits, but got .* last_hidden_state"
-        ):
+        with pytest.raises(ValueError, match=r"Expected models that return logits, but got .* last_hidden_state"):
             SnapshotEnsemble(AutoModel, folders)(input_ids=TOKENS)
 
 
