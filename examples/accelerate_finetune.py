@@ -9,9 +9,11 @@ a small GPT-2 learns the reference of the Python language, byte by byte. Every l
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -146,18 +148,14 @@ def one_line_errors(is_main_process: Callable[[], bool] = lambda: True) -> Itera
         raise SystemExit(2) from None
 
 
-def end_with_the_launcher() -> Callable[[], None]:
-    """Return a function that ends this process if the launcher that started it is gone.
+def end_with_the_launcher() -> None:
+    """Let Linux end this process when the launcher that started it is killed.
 
-    A killed launcher cannot stop its processes. Without this they would train on beside the run that resumes theirs.
+    A killed launcher cannot stop its processes. They would train on, beside the run that resumes theirs.
     """
-    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-
-    def check() -> None:
-        if launcher is not None and os.getppid() != launcher:
-            raise SystemExit("The launcher is gone: this process ends too.")
-
-    return check
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        set_signal_at_death_of_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_signal_at_death_of_parent, signal.SIGKILL)
 
 
 @torch.no_grad()
@@ -192,7 +190,7 @@ def draw_learning_rate(metrics: list[dict[str, Any]], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    check_launcher = end_with_the_launcher()
+    end_with_the_launcher()
     parser = HfArgumentParser(
         [ModelAndDataArguments, TrainingArguments, ScheduleArguments],  # type: ignore[list-item]
         usage="%(prog)s --output_dir DIR [options]",
@@ -338,7 +336,6 @@ def main(arguments: list[str] | None = None) -> None:
             state.samples_seen += samples_per_batch
             if not accelerator.sync_gradients:
                 continue
-            check_launcher()
             update_loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
             losses = []
             epoch, epoch_ended = state.epoch, accelerator.gradient_state.end_of_dataloader
@@ -374,7 +371,7 @@ def main(arguments: list[str] | None = None) -> None:
                 name = f"step_{state.completed_steps}"
             if name is not None:
                 with one_line_errors(lambda: accelerator.is_main_process):
-                    save_checkpoint(accelerator, state, output_dir, name, check_launcher)
+                    save_checkpoint(accelerator, state, output_dir, name)
             if state.completed_steps >= state.max_train_steps:
                 break
         if state.completed_steps == completed_before_epoch:
@@ -405,6 +402,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"Held-out loss {untrained['eval_loss']:.4f} before training, {final['eval_loss']:.4f} after "
             f"{state.completed_steps} updates; everything is in {output_dir}"
         )
+    # The model uses the group of processes, and goes before it: the other way round, some runs never end.
+    model, optimizer, scheduler = accelerator.free_memory(model, optimizer, scheduler)
     accelerator.end_training()
 
 

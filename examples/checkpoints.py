@@ -103,13 +103,8 @@ def keep_checkpoints_portable(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(unwrap_on_load)
 
 
-def save_checkpoint(
-    accelerator: Accelerator, state: TrainingState, output_dir: Path, name: str, still_wanted: Callable[[], None]
-) -> None:
+def save_checkpoint(accelerator: Accelerator, state: TrainingState, output_dir: Path, name: str) -> None:
     """Write the checkpoint `output_dir/name`, on every process together.
-
-    Args:
-        still_wanted: Called just before the checkpoint appears; what it raises keeps the checkpoint from appearing.
 
     Raises:
         CheckpointError: If it could not be written, such as where the disk is full. What was there before is untouched.
@@ -125,16 +120,18 @@ def save_checkpoint(
     try:
         if errors:
             raise CheckpointError(errors[0])
-        still_wanted()
         on_main_process(accelerator, _complete, incomplete, output_dir / name, state)
     except (OSError, CheckpointError) as caught:
+        free = shutil.disk_usage(output_dir).free
         if accelerator.is_main_process:
             shutil.rmtree(incomplete, ignore_errors=True)
         previous = on_main_process(accelerator, _newest_whole, output_dir, lambda _: None)
         advice = "There is no checkpoint before it."
         if previous is not None:
             advice = f"{previous} before it is whole: --resume_from_checkpoint latest goes on from there."
-        raise CheckpointError(f"Could not save {output_dir / name}: {caught}. {advice}") from caught
+        raise CheckpointError(
+            f"Could not save {output_dir / name}, with {free:,} bytes free on the disk: {caught}. {advice}"
+        ) from caught
 
 
 def _make_empty(folder: Path) -> None:

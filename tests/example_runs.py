@@ -71,6 +71,7 @@ class Run:
         self, log: Path, *arguments: Any, num_processes: int = 1, entry: Callable[..., None] = run_example
     ) -> None:
         self.log = log
+        log.unlink(missing_ok=True)
         self.process = warm_context().Process(target=_run, args=(entry, arguments, str(log), num_processes))
         self.process.start()
 

@@ -89,6 +89,8 @@ def train(
     if accelerator.is_main_process:
         result = {"rates": rates, "num_processes": accelerator.num_processes, "attempts": attempt}
         Path(output).write_text(json.dumps(result))
+    model, optimizer, loader, scheduler = accelerator.free_memory(model, optimizer, loader, scheduler)
+    accelerator.end_training()
 
 
 def train_with(output: str, options: dict[str, Any]) -> None:

@@ -1,0 +1,309 @@
+"""The main example through kills, full disks, spoiled checkpoints and changes of size."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from example_runs import (
+    EXAMPLES,
+    Run,
+    make_text,
+    make_tiny_model,
+    processes_of_group,
+    read_metrics,
+    run_example,
+    wait_until,
+)
+from safetensors.torch import load_file
+
+from hf_warmcos import CosineRestartSchedule
+
+pytestmark = pytest.mark.slow
+
+NUM_UPDATES = 40
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Arguments of a small run with a checkpoint at every other update, without --output_dir."""
+    folder = tmp_path_factory.mktemp("small")
+    model, text = make_tiny_model(folder / "model"), make_text(folder / "text.txt")
+    return [f"--model_name_or_path={model}", f"--train_file={text}", "--block_size=16", "--num_cycles=3",
+            f"--max_train_steps={NUM_UPDATES}", "--per_device_train_batch_size=4", "--num_warmup_steps=5",
+            "--checkpointing_steps=2", "--resume_from_checkpoint=latest"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def left_alone(small, tmp_path_factory):
+    """The folder of a run on two processes that nothing happened to."""
+    output_dir = tmp_path_factory.mktemp("left_alone")
+    Run(output_dir / "log", [*small, f"--output_dir={output_dir}"], num_processes=2).succeed()
+    return output_dir
+
+
+def assert_each_update_stands_once_at_its_rate(output_dir: Path, num_updates: int = NUM_UPDATES) -> None:
+    schedule = CosineRestartSchedule.fit(NUM_UPDATES, num_cycles=3, warmup_steps=5, decay=0.75)
+    metrics = read_metrics(output_dir)
+    assert [line["step"] for line in metrics] == list(range(1, num_updates + 1))
+    assert [line["learning_rate"] for line in metrics] == [schedule.lr_at(step, 2e-3) for step in range(num_updates)]
+    assert [line["cycle"] for line in metrics] == [schedule.cycle_at(step).index for step in range(num_updates)]
+
+
+def assert_same_bits(output_dir: Path, other: Path) -> None:
+    assert read_metrics(output_dir) == read_metrics(other)
+    weights, others = load_file(output_dir / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def updates_so_far(output_dir: Path) -> int:
+    metrics = output_dir / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
+def kill_worker(run: Run, chance: random.Random) -> None:
+    os.kill(chance.choice(run.worker_pids()), signal.SIGKILL)
+
+
+def kill_launcher(run: Run, chance: random.Random) -> None:
+    os.kill(run.process.pid, signal.SIGKILL)
+
+
+def kill_all(run: Run, chance: random.Random) -> None:
+    os.killpg(run.process.pid, signal.SIGKILL)
+
+
+def inode_of_metrics(output_dir: Path) -> int | None:
+    metrics = output_dir / "metrics.jsonl"
+    return metrics.stat().st_ino if metrics.exists() else None
+
+
+def wait_for_start(run: Run, output_dir: Path, chance: random.Random, inode_before: int | None) -> None:
+    """Until some moment before the first update."""
+    wait_until(lambda: len(run.worker_pids()) >= 2)
+    time.sleep(chance.uniform(0, 0.5))
+
+
+def wait_for_training(run: Run, output_dir: Path, chance: random.Random, inode_before: int | None) -> None:
+    """Until an update, or one of the next, was done."""
+    wait_until_resumed(output_dir, inode_before)
+    start, updates = updates_so_far(output_dir), chance.randint(0, 3)
+    wait_until(lambda: updates_so_far(output_dir) > start + updates)
+
+
+def wait_for_save(run: Run, output_dir: Path, chance: random.Random, inode_before: int | None) -> None:
+    """Until a checkpoint is being written."""
+    wait_until_resumed(output_dir, inode_before)
+    wait_until(lambda: any(output_dir.glob(".step_*.incomplete")))
+
+
+def wait_until_resumed(output_dir: Path, inode_before: int | None) -> None:
+    """Until the run has cleaned up after the last kill, and put its own metrics in the place of the killed one's."""
+    wait_until(lambda: inode_of_metrics(output_dir) not in (None, inode_before))
+
+
+def run_and_kill(
+    arguments: list[str],
+    num_processes: int,
+    output_dir: Path,
+    wait: Callable[..., None],
+    kill: Callable[..., None],
+    chance: random.Random,
+) -> None:
+    inode_before = inode_of_metrics(output_dir)
+    run = Run(output_dir.parent / "log", arguments, num_processes=num_processes)
+    wait(run, output_dir, chance, inode_before)
+    assert run.process.exitcode is None, f"The run ended before the kill:\n{run.output}"
+    kill(run, chance)
+    assert run.wait() != 0
+    # The launcher ends its processes where it can; where it is gone, the kernel does.
+    wait_until(lambda: not processes_of_group(run.process.pid))
+
+
+def test_twenty_kills_in_a_row_change_nothing(small, left_alone, tmp_path):
+    """One worker, the launcher or all of them, before, in and between saves: the end is the same to the last bit."""
+    chance, output_dir, killed_in_save = random.Random(0), tmp_path / "run", 0
+    arguments = [*small, f"--output_dir={output_dir}"]
+    waits = (wait_for_save, wait_for_training, wait_for_save, wait_for_start)
+    kills = (kill_all, kill_worker, kill_launcher)
+    for number in range(20):
+        run_and_kill(arguments, 2, output_dir, waits[number % 4], kills[number % 3], chance)
+        killed_in_save += any(output_dir.glob(".step_*.incomplete"))
+    assert killed_in_save >= 5
+    assert 0 < updates_so_far(output_dir) < NUM_UPDATES
+    Run(tmp_path / "log", arguments, num_processes=2).succeed()
+    assert_each_update_stands_once_at_its_rate(output_dir)
+    assert_same_bits(output_dir, left_alone)
+    assert not list(output_dir.glob(".*incomplete"))
+    assert not list(output_dir.glob("*.set_aside"))
+
+
+def test_a_killed_run_goes_on_with_more_and_with_fewer_processes(small, tmp_path):
+    """Killed on 2, on 4 and on 2 processes again, it ends on 1, on 2 and on 4."""
+    chance, output_dir = random.Random(1), tmp_path / "run"
+    arguments = [*small, f"--output_dir={output_dir}"]
+    for num_processes in (2, 4, 2):
+        run_and_kill(arguments, num_processes, output_dir, wait_for_training, kill_all, chance)
+    stopped_at = updates_so_far(output_dir)
+    assert 0 < stopped_at < NUM_UPDATES
+    for num_processes in (1, 2, 4):
+        copy = tmp_path / f"on_{num_processes}"
+        shutil.copytree(output_dir, copy)
+        Run(tmp_path / "log", [*small, f"--output_dir={copy}"], num_processes=num_processes).succeed()
+        assert_each_update_stands_once_at_its_rate(copy)
+
+
+def test_the_samples_of_an_epoch_are_each_seen_once_whatever_the_number_of_processes(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from checkpoints import ResumableSampler, TrainingState
+
+    state = TrainingState(max_train_steps=10)
+    sampler = ResumableSampler(100, 7, state)
+    whole_epoch = list(sampler)
+    assert sorted(whole_epoch) == list(range(100))
+    seen: list[int] = []
+    for samples_per_batch, batches in ((8, 3), (16, 2), (4, 5)):  # on 2, on 4 and on 1 process
+        remaining = list(sampler)
+        assert len(sampler) == len(remaining)
+        seen += remaining[: samples_per_batch * batches]
+        state.samples_seen += samples_per_batch * batches
+    assert seen == whole_epoch[: 24 + 32 + 20]
+    state.epoch, state.samples_seen = 1, 0
+    assert sorted(sampler) == list(range(100))
+    assert list(sampler) != whole_epoch
+
+
+@pytest.fixture
+def stopped(left_alone, tmp_path):
+    """The folder of a run that got to update 20 and has the checkpoints of updates 18 and 20."""
+    output_dir = tmp_path / "run"
+    output_dir.mkdir()
+    for name in ("step_18", "step_20"):
+        shutil.copytree(left_alone / name, output_dir / name)
+    shutil.copy(left_alone / "step_20" / "metrics.jsonl", output_dir)
+    return output_dir
+
+
+def spoiled_files() -> list[str]:
+    return ["model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_1.pkl", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("name", spoiled_files())
+def test_latest_passes_over_a_truncated_checkpoint_and_names_the_file(small, left_alone, stopped, tmp_path, name):
+    path = stopped / "step_20" / name
+    os.truncate(path, path.stat().st_size - 1)
+    output = Run(tmp_path / "log", [*small, f"--output_dir={stopped}"], num_processes=2).succeed()
+    assert f"Passing over a checkpoint: Expected {path} to have" in output
+    assert "Resuming from" in output
+    assert "after update 18" in output
+    assert_same_bits(stopped, left_alone)
+
+
+def expect_one_line_error(small: list[str], checkpoint: Path, tmp_path: Path, *expected: str) -> None:
+    options = [f"--output_dir={tmp_path / 'other'}", f"--resume_from_checkpoint={checkpoint}"]
+    run = Run(tmp_path / "log", [*small[:-1], *options])
+    assert run.wait() == 2, run.output
+    (error,) = [line for line in run.output.splitlines() if "error: " in line]
+    for text in expected:
+        assert text in error
+    assert "Traceback" not in run.output
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", spoiled_files())
+def test_a_missing_a_truncated_and_a_changed_file_are_named(small, stopped, tmp_path, name):
+    path = stopped / "step_20" / name
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    expect_one_line_error(small, path.parent, tmp_path, f"{path} to have {len(content)} bytes")
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    expect_one_line_error(small, path.parent, tmp_path, str(path), "its content has changed")
+    path.unlink()
+    expect_one_line_error(small, path.parent, tmp_path, f"{path} is missing")
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(small, stopped, tmp_path):
+    manifest = stopped / "step_20" / "checkpoint.json"
+    manifest.write_text('{"state": {"global_step": 3}}')
+    expect_one_line_error(small, manifest.parent, tmp_path, str(manifest))
+    manifest.write_text('{"state"')
+    expect_one_line_error(small, manifest.parent, tmp_path, str(manifest))
+    manifest.unlink()
+    expect_one_line_error(small, manifest.parent, tmp_path, str(manifest))
+
+
+def test_the_checkpoint_of_another_model_is_named(small, stopped, tmp_path):
+    other_model = [f"--model_name_or_path={make_tiny_model(tmp_path / 'model', n_embd=32)}", *small[1:]]
+    weights = stopped / "step_20" / "model.safetensors"
+    expect_one_line_error(other_model, weights.parent, tmp_path, str(weights), "wte.weight", "(384, 16)", "(384, 32)")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[tuple[Path, bool]]:
+    """A folder on a file system of 8 MB of its own, and whether it was permitted to make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True)
+    yield disk, mounted.returncode == 0
+    if mounted.returncode == 0:
+        subprocess.run(["umount", disk], check=True)
+
+
+def run_example_with_small_files(arguments: list[str]) -> None:
+    """Where no file system can be mounted, writes fail by their size instead."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+    run_example(arguments)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_full_disk_leaves_the_previous_checkpoint_usable_and_says_so(
+    small, left_alone, stopped, small_disk, tmp_path, num_processes
+):
+    disk, is_disk = small_disk
+    output_dir = disk / "run"
+    shutil.copytree(stopped, output_dir)
+    arguments = [*small, f"--output_dir={output_dir}"]
+    filler = disk / "filler"
+    if is_disk:
+        space = os.statvfs(disk)
+        filler.write_bytes(bytes(space.f_bavail * space.f_frsize - 60_000))  # less than a checkpoint takes
+    run = Run(
+        tmp_path / "log",
+        arguments,
+        num_processes=num_processes,
+        entry=run_example if is_disk else run_example_with_small_files,
+    )
+    assert run.wait() != 0
+    (error,) = [line for line in run.output.splitlines() if "error: " in line]
+    assert f"Could not save {output_dir / 'step_22'}" in error
+    assert f"{output_dir / 'step_20'} before it is whole: --resume_from_checkpoint latest goes on from there" in error
+    if is_disk:
+        free = re.search(r"with ([\d,]+) bytes free on the disk", error)
+        assert free is not None
+        assert int(free[1].replace(",", "")) < 60_000
+        filler.unlink()
+    assert not list(output_dir.glob(".*incomplete"))
+    Run(tmp_path / "log", arguments, num_processes=2).succeed()
+    assert_same_bits(output_dir, left_alone)
+
+
+def test_every_checkpoint_of_a_run_left_alone_is_whole_and_says_where_it_stands(left_alone):
+    steps = {
+        path.name: json.loads((path / "checkpoint.json").read_text())["state"]["completed_steps"]
+        for path in left_alone.glob("step_*")
+    }
+    assert steps == {f"step_{step}": step for step in range(2, NUM_UPDATES + 1, 2)}
+    assert_each_update_stands_once_at_its_rate(left_alone)
