@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
             log_with=None if args.report_to is None else args.report_to.split(","),
             project_dir=output_dir,
         )
-    accelerator.print(f"Training on {accelerator.num_processes} processes, {accelerator.device.type}")
+    accelerator.print(f"Processes: {accelerator.num_processes}, device: {accelerator.device.type}")
 
     with one_line_errors(lambda: accelerator.is_main_process):
         # 1. Where does the run begin? At the beginning, or where a checkpoint of it stands.

@@ -193,7 +193,7 @@ def test_accelerate_launch_runs_two_processes_at_the_rates_of_one(small, whole_r
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert finished.returncode == 0, finished.stderr
-    assert "2 processes" in finished.stdout
+    assert "Processes: 2" in finished.stdout
     rates, alone = ([line["learning_rate"] for line in read_metrics(path)] for path in (tmp_path / "run", whole_run))
     assert rates == alone
 
