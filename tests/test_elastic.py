@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,6 +149,26 @@ def test_twenty_kills_in_a_row_change_nothing(small, left_alone, tmp_path):
     assert_same_bits(output_dir, left_alone)
     assert not list(output_dir.glob(".*incomplete"))
     assert not list(output_dir.glob("*.set_aside"))
+
+
+def test_the_processes_of_accelerate_launch_end_when_it_is_killed(small, left_alone, tmp_path):
+    """Left to themselves they would train on, beside the run that resumes theirs."""
+    arguments = [*small, f"--output_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+               "--main_process_port=0", EXAMPLES / "accelerate_finetune.py", *arguments]  # fmt: skip
+    with (tmp_path / "launch_log").open("w") as log:
+        launcher = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: updates_so_far(tmp_path / "run") > 3)
+        launcher.kill()
+        launcher.wait()
+        wait_until(lambda: not processes_of_group(launcher.pid), timeout=20)
+        assert updates_so_far(tmp_path / "run") < NUM_UPDATES
+    finally:
+        if processes_of_group(launcher.pid):
+            os.killpg(launcher.pid, signal.SIGKILL)
+    Run(tmp_path / "log", arguments, num_processes=2).succeed()
+    assert_same_bits(tmp_path / "run", left_alone)
 
 
 def test_a_killed_run_goes_on_with_more_and_with_fewer_processes(small, tmp_path):
