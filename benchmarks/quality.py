@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality_tasks import Task, load_images, load_text
+from quality_tasks import Task, load_images, load_images_for_long, load_text
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
@@ -117,30 +117,36 @@ class Setting:
         )
 
 
-def settings(num_training_steps: int) -> list[Setting]:
-    """What is compared, peers first. Each has the same budget, and the same warmup or none."""
+def settings(num_training_steps: int, budget_factor: int = 1) -> list[Setting]:
+    """What is compared, peers first. Each has the same budget, and the same warmup or none.
 
-    def both(schedule: str, num_training_steps: int = num_training_steps, **arguments: Any) -> list[Setting]:
+    A longer budget is measured with warmup only, to keep the whole within its time.
+    """
+    num_training_steps *= budget_factor
+
+    def each(schedule: str, num_training_steps: int = num_training_steps, **arguments: Any) -> list[Setting]:
         num_warmup_steps = max(1, round(num_training_steps * WARMUP_SHARE))
-        return [Setting(schedule, num_training_steps, steps, **arguments) for steps in (0, num_warmup_steps)]
+        lengths = (0, num_warmup_steps) if budget_factor == 1 else (num_warmup_steps,)
+        return [Setting(schedule, num_training_steps, length, **arguments) for length in lengths]
 
     peers = [
-        *both("constant"),
-        *both("linear"),
-        *both("cosine"),
-        *both("cosine_with_restarts", num_cycles=NUM_CYCLES[1]),
-        Setting("torch", num_training_steps, num_cycles=NUM_CYCLES[1]),  # which has no warmup
+        *each("constant"),
+        *each("linear"),
+        *each("cosine"),
+        *each("cosine_with_restarts", num_cycles=NUM_CYCLES[1]),
     ]
+    if budget_factor == 1:  # without warmup, which torch's does not have
+        peers.append(Setting("torch", num_training_steps, num_cycles=NUM_CYCLES[1]))
     own = [
         setting
         for T_mult, num_cycles in NUM_CYCLES.items()
         for decay in (1.0, 0.75, 0.5)
-        for setting in both("hf_warmcos", num_cycles=num_cycles, T_mult=T_mult, decay=decay)
+        for setting in each("hf_warmcos", num_cycles=num_cycles, T_mult=T_mult, decay=decay)
     ]
     separate = [
         setting
         for size in NUM_CYCLES.values()
-        for setting in both("cosine", num_training_steps // size, num_separate_runs=size)
+        for setting in each("cosine", num_training_steps // size, num_separate_runs=size)
     ]
     return [*peers, *own, *separate]
 
@@ -310,12 +316,14 @@ def main() -> None:
     # One thread: sums are then always taken in the same order, and a seed gives the same numbers again.
     torch.set_num_threads(1)
     tasks = [load_text(budget.num_evaluation_blocks), load_images()]
+    if not arguments.quick:
+        tasks.append(load_images_for_long())
     path = arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS)
     results = Results(path, tasks, budget.evaluations)
     peak_lrs = {
         (task.name, setting): tuned_peak_lr(results, task, setting, budget)
         for task in tasks
-        for setting in settings(budget.num_training_steps)
+        for setting in settings(budget.num_training_steps, task.budget_factor)
     }
     for seed in budget.seeds:
         for (task_name, setting), peak_lr in peak_lrs.items():

@@ -231,8 +231,11 @@ def argument_table(results: Results) -> str:
                     these, those = results.test[task, other], results.test[task, setting]
                     for seed in these.keys() & those.keys():
                         by_seed[seed].append(loss(these[seed]) - loss(those[seed]))
-            difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed))
-            cells.append(f"{difference.text(sign='+')} {difference.verdict()}")
+            if by_seed:
+                difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed))
+                cells.append(f"{difference.text(sign='+')} {difference.verdict()}")
+            else:
+                cells.append("not measured")
         rows.append([name, *cells])
     return table(["change", *(f"final loss, {task}" for task in results.tasks)], rows)
 
@@ -299,9 +302,11 @@ def measurement_list(results: Results) -> str:
     tuning_seeds = sorted({r["run"]["seed"] for r in results.records if r["run"]["split"] != "test"})
     seeds = Counter(len(by_seed) for by_seed in results.test.values())
     lines = [
-        f"{len(results.records)} runs, {seconds / 60:.0f} minutes of training and evaluation on one core in all.",
+        f"{len(results.records)} runs, {seconds / 60:.0f} minutes in all, each on one core of a shared machine.",
         f"Tuned with seeds {', '.join(map(str, tuning_seeds))}; "
-        + "; ".join(f"{number} settings measured with {count} other seeds" for count, number in sorted(seeds.items()))
+        + "; ".join(
+            f"{number} combinations of task and setting measured with {n} others" for n, number in seeds.items()
+        )
         + ".",
     ]
     versions = {json.dumps(record["versions"]) for record in results.records}
@@ -309,7 +314,7 @@ def measurement_list(results: Results) -> str:
         lines.append("Versions: " + ", ".join(f"{name} {number}" for name, number in json.loads(text).items()) + ".")
     for task in results.tasks:
         stars = sum("*" in results.peak_lr(task, setting) for setting in results.settings(task))
-        lines.append(f"Tuned rates of {task} that are still at an edge of the grid (starred below): {stars}.")
+        lines.append(f"Tuned rates of `{task}` that are still at an edge of the grid (starred below): {stars}.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -396,6 +401,8 @@ def draw_early(results: Results, path: Path) -> None:
         axes.set_title(task)
         axes.set_xlabel("updates")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("test loss")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -1,20 +1,20 @@
-"""The two tasks that the schedules are compared on: real data and small models that train in seconds on one core.
+"""The tasks that the schedules are compared on: real data and small models that train in seconds on one core.
 
-Both are the same to whoever trains them: inputs, one label per prediction, and a model that returns logits.
+They are all the same to whoever trains them: inputs, one label per prediction, and a model that returns logits.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from datasets import DatasetDict, disable_progress_bars
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTForImageClassification
 
@@ -45,6 +45,7 @@ class Task:
         input_name: The argument by which the model takes its inputs.
         batch_size: Rows per update.
         peak_lrs: The grid of peak rates, ascending.
+        budget_factor: How many times the others' number of updates it is trained for.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Task:
     input_name: str
     batch_size: int
     peak_lrs: tuple[float, ...]
+    budget_factor: int = 1
 
     def logits(self, model: torch.nn.Module, inputs: Tensor) -> Tensor:
         """The model's logits, a row per prediction."""
@@ -127,3 +129,8 @@ def load_images() -> Task:
         batch_size=32,
         peak_lrs=(1e-3, 2e-3, 4e-3, 8e-3),
     )
+
+
+def load_images_for_long() -> Task:
+    """The same, trained three times as long: what more updates change in the comparison."""
+    return replace(load_images(), name="digits-long", budget_factor=3)
