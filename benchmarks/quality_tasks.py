@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from causal_lm_data import group_into_blocks, load_model_and_tokenizer, load_raw_datasets
 
 BLOCK_SIZE = 64
-# The libraries' 0.02 is for wide layers. Layers this narrow hardly learn from it within a budget this small.
+# The libraries' 0.02 is for wide layers; in layers this narrow, signals and gradients start out too small.
 INITIALIZER_RANGE = 0.1
 
 
