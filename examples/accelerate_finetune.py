@@ -25,7 +25,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
-from causal_lm_data import group_into_blocks, load_model_and_tokenizer, load_raw_datasets
+from causal_lm_data import (
+    ModelAndDataArguments,
+    expect_at_least,
+    group_into_blocks,
+    load_model_and_tokenizer,
+    load_raw_datasets,
+)
 from checkpoints import (
     METRICS,
     CheckpointError,
@@ -44,29 +50,6 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import HfArgumentParser, default_data_collator
 
 from hf_warmcos import count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
-
-
-@dataclass
-class ModelAndDataArguments:
-    """What is trained on what."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A model on the Hub or in a folder. Default: a small untrained GPT-2 on bytes."}
-    )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "A data set on the Hub. Default: the reference of the Python language."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
-    train_file: str | None = field(default=None, metadata={"help": "Training text: a txt, csv or json file."})
-    validation_split_percentage: int = field(
-        default=5, metadata={"help": "Share of the training data that is held out where there is no validation split."}
-    )
-    block_size: int = field(default=128, metadata={"help": "Tokens per sample."})
-
-    def __post_init__(self) -> None:
-        expect_at_least(self, block_size=2, validation_split_percentage=1)
-        if self.dataset_name is not None and self.train_file is not None:
-            raise ValueError("Expected one of --dataset_name and --train_file, but got both")
 
 
 @dataclass
@@ -128,13 +111,6 @@ class ScheduleArguments:
         },
     )
     warmup_lr_rate: float = field(default=0.0, metadata={"help": "The share of the rate where the warmup starts."})
-
-
-def expect_at_least(arguments: Any, **minimums: float) -> None:
-    for name, minimum in minimums.items():
-        value = getattr(arguments, name)
-        if value is not None and not value >= minimum:
-            raise ValueError(f"Expected --{name} >= {minimum}, but got {value}")
 
 
 @contextmanager

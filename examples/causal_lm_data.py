@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -15,6 +16,37 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+
+@dataclass
+class ModelAndDataArguments:
+    """What is trained on what."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A model on the Hub or in a folder. Default: a small untrained GPT-2 on bytes."}
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "A data set on the Hub. Default: the reference of the Python language."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
+    train_file: str | None = field(default=None, metadata={"help": "Training text: a txt, csv or json file."})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "Share of the training data that is held out where there is no validation split."}
+    )
+    block_size: int = field(default=128, metadata={"help": "Tokens per sample."})
+
+    def __post_init__(self) -> None:
+        expect_at_least(self, block_size=2, validation_split_percentage=1)
+        if self.dataset_name is not None and self.train_file is not None:
+            raise ValueError("Expected one of --dataset_name and --train_file, but got both")
+
+
+def expect_at_least(arguments: Any, **minimums: float) -> None:
+    """Raise a ValueError that names the first of these options that is below its minimum."""
+    for name, minimum in minimums.items():
+        value = getattr(arguments, name)
+        if value is not None and not value >= minimum:
+            raise ValueError(f"Expected --{name} >= {minimum}, but got {value}")
 
 
 def load_raw_datasets(

@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from accelerate_finetune import ModelAndDataArguments
-from causal_lm_data import group_into_blocks, load_model_and_tokenizer, load_raw_datasets
+from causal_lm_data import ModelAndDataArguments, group_into_blocks, load_model_and_tokenizer, load_raw_datasets
 from transformers import HfArgumentParser, TrainingArguments, default_data_collator, set_seed
 
 from hf_warmcos import CycleEndCallback, WarmCosTrainer
