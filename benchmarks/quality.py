@@ -39,7 +39,10 @@ from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 QUICK_RESULTS = Path("output") / "quality-quick.jsonl"
-VERSIONS = {name: version(name) for name in ("hf_warmcos", "torch", "transformers", "numpy", "scikit-learn")}
+# The examples' text comes with Python, and differs from one version to the next.
+VERSIONS = {"python": platform.python_version()} | {
+    name: version(name) for name in ("hf_warmcos", "torch", "transformers", "datasets", "numpy", "scikit-learn")
+}
 
 # With 420 updates, 28 of them warmup, every cycle of 4 equal ones and of 3 doubling ones has a whole number of steps.
 WARMUP_SHARE = 1 / 15
