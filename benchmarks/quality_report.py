@@ -339,7 +339,7 @@ def write_sections(document: str, written: dict[str, str]) -> str:
         ValueError: If the document lacks the place of a section.
     """
     for name, text in written.items():
-        begin, end = f"<!-- quality: {name} -->", f"<!-- end of {name} -->"
+        begin, end = f"<!-- figures: {name} -->", f"<!-- end of {name} -->"
         if document.count(begin) != 1 or document.count(end) != 1:
             raise ValueError(f"Expected one {begin} and one {end} in the document")
         before, rest = document.split(begin)

@@ -62,8 +62,9 @@ class TrainingArguments:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Micro-batches per update."})
     learning_rate: float = field(default=2e-3, metadata={"help": "The peak of the first cycle."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of all but biases and norms."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Norm to which the gradients are clipped."})
     num_train_epochs: float = field(
-        default=2, metadata={"help": "Passes over the training data, where --max_train_steps is not given."}
+        default=1, metadata={"help": "Passes over the training data, where --max_train_steps is not given."}
     )
     max_train_steps: int | None = field(
         default=None,
@@ -82,9 +83,8 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         expect_at_least(self, per_device_train_batch_size=1, per_device_eval_batch_size=1, max_train_steps=1)
-        expect_at_least(
-            self, gradient_accumulation_steps=1, num_train_epochs=0, learning_rate=0, weight_decay=0, seed=0
-        )
+        expect_at_least(self, gradient_accumulation_steps=1, num_train_epochs=0, max_grad_norm=0)
+        expect_at_least(self, learning_rate=0, weight_decay=0, seed=0)
         saving = self.checkpointing_steps
         if saving not in (None, "epoch", "cycle") and not (saving.isdecimal() and int(saving) > 0):
             raise ValueError(f"Expected --checkpointing_steps to be a number, epoch or cycle, but got {saving!r}")
@@ -305,6 +305,8 @@ def main(arguments: list[str] | None = None) -> None:
                 loss = model(**batch).loss
                 losses.append(loss.detach())
                 accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
                 learning_rate = scheduler.get_last_lr()[0]
                 optimizer.step()
                 scheduler.step()

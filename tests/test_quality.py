@@ -203,7 +203,7 @@ class TestStatistics:
         assert Estimate(*difference).verdict() == verdict
 
     def test_a_document_that_lacks_a_place_is_refused(self):
-        with pytest.raises(ValueError, match="Expected one <!-- quality: best -->"):
+        with pytest.raises(ValueError, match="Expected one <!-- figures: best -->"):
             write_sections("no place here", {"best": "text"})
 
 
