@@ -33,7 +33,7 @@ from hf_warmcos import CosineRestartSchedule
 
 pytestmark = pytest.mark.slow
 
-NUM_UPDATES = 40
+NUM_UPDATES = 100  # more than twenty runs do before they are killed
 
 
 @pytest.fixture(scope="module")
