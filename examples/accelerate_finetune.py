@@ -28,9 +28,8 @@ from accelerate.utils import set_seed
 from causal_lm_data import (
     ModelAndDataArguments,
     expect_at_least,
-    group_into_blocks,
+    load_blocks,
     load_model_and_tokenizer,
-    load_raw_datasets,
 )
 from checkpoints import (
     METRICS,
@@ -202,13 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         set_seed(args.seed)
         model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
         with accelerator.main_process_first():
-            raw_datasets = load_raw_datasets(
-                data_args.dataset_name,
-                data_args.dataset_config_name,
-                data_args.train_file,
-                data_args.validation_split_percentage,
-            )
-            blocks = group_into_blocks(raw_datasets, tokenizer, data_args.block_size)
+            blocks = load_blocks(data_args, tokenizer)
         set_seed(args.seed, device_specific=True)
 
         samples_per_batch = args.per_device_train_batch_size * accelerator.num_processes

@@ -115,3 +115,14 @@ def group_into_blocks(raw_datasets: DatasetDict, tokenizer: PreTrainedTokenizerB
 
     tokenized = raw_datasets.map(tokenize, batched=True, remove_columns=columns, desc="Tokenizing")
     return tokenized.map(group, batched=True, desc=f"Grouping into blocks of {block_size} tokens")
+
+
+def load_blocks(arguments: ModelAndDataArguments, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+    """Return the blocks of tokens that the arguments ask for, in the splits "train" and "validation"."""
+    raw_datasets = load_raw_datasets(
+        arguments.dataset_name,
+        arguments.dataset_config_name,
+        arguments.train_file,
+        arguments.validation_split_percentage,
+    )
+    return group_into_blocks(raw_datasets, tokenizer, arguments.block_size)

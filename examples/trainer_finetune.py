@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from causal_lm_data import ModelAndDataArguments, group_into_blocks, load_model_and_tokenizer, load_raw_datasets
+from causal_lm_data import ModelAndDataArguments, load_blocks, load_model_and_tokenizer
 from transformers import HfArgumentParser, TrainingArguments, default_data_collator, set_seed
 
 from hf_warmcos import CycleEndCallback, WarmCosTrainer
@@ -47,13 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     # 1. The model and the data. The first process prepares what the others then find in the cache.
     with training_args.main_process_first():
         model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
-        raw_datasets = load_raw_datasets(
-            data_args.dataset_name,
-            data_args.dataset_config_name,
-            data_args.train_file,
-            data_args.validation_split_percentage,
-        )
-        blocks = group_into_blocks(raw_datasets, tokenizer, data_args.block_size)
+        blocks = load_blocks(data_args, tokenizer)
 
     # 2. The trainer. It knows how many updates there will be, and fits the cycles into them.
     trainer = WarmCosTrainer(
