@@ -351,6 +351,15 @@ def plain(name: str) -> str:
     return name.replace("`", "")
 
 
+def save_panels(figure: Any, panels: Any, path: Path) -> None:
+    """Write a picture of one panel per task, with one legend for all of them."""
+    import matplotlib.pyplot as plt
+
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
 def draw_final(results: Results, path: Path) -> None:
     """Each schedule's final loss minus the cosine's with the same warmup, with confidence intervals."""
     import matplotlib.pyplot as plt
@@ -378,9 +387,7 @@ def draw_final(results: Results, path: Path) -> None:
         axes.set_xlabel("final loss minus cosine's (left is better)")
         axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+    save_panels(figure, panels, path)
 
 
 def draw_early(results: Results, path: Path) -> None:
@@ -405,9 +412,7 @@ def draw_early(results: Results, path: Path) -> None:
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("test loss")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+    save_panels(figure, panels, path)
 
 
 def draw_snapshots(results: Results, path: Path) -> None:
@@ -439,9 +444,7 @@ def draw_snapshots(results: Results, path: Path) -> None:
         axes.set_xlabel("test loss (left is better)")
         axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+    save_panels(figure, panels, path)
 
 
 def main() -> None:

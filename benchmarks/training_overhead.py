@@ -22,10 +22,10 @@ from time import perf_counter_ns
 from typing import Any
 
 import torch
+from step_cost import OURS, TRANSFORMERS
 from timing import Timing, argument_parser, describe, finish, markdown_table, rounded, surroundings
 
 NUM_PROCESSES = (1, 2)
-OURS, TRANSFORMERS = "hf_warmcos", "transformers get_cosine_with_hard_restarts_schedule_with_warmup"
 
 
 def launch(num_processes: int, num_updates: int, block_size: int) -> dict[str, dict[str, Timing]]:
