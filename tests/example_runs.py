@@ -22,10 +22,22 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def warm_context() -> Any:
-    """Return the context whose processes begin with the example and all its libraries imported."""
+    """Return the context whose processes begin with the example, the Trainer and all their libraries imported.
+
+    There is one server for all processes that are forked, with one list of what it imports.
+    """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["example_runs", "accelerate_finetune", "deepspeed", "torch.distributed.run"])
+    context.set_forkserver_preload(
+        [
+            "example_runs",
+            "accelerate_finetune",
+            "deepspeed",
+            "torch.distributed.run",
+            "hf_warmcos.trainer",
+            "transformers.models.gpt2.modeling_gpt2",
+        ]
+    )
     return context
 
 

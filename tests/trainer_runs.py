@@ -5,13 +5,13 @@ The functions are at the top of a module, so that the runs can also be had in pr
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import torch
+from example_runs import warm_context
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
 from hf_warmcos import WarmCosTrainer
@@ -23,8 +23,7 @@ VOCAB_SIZE = 32
 BASE_LR = 1e-2
 
 # Processes that are forked from one that has imported what takes its time start fast.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["hf_warmcos.trainer", "transformers.models.gpt2.modeling_gpt2"])
+processes = warm_context()
 
 
 def causal_lm(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
