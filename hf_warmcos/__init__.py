@@ -1,56 +1,50 @@
 """Cosine annealing with warm restarts, a decaying peak and one linear warmup, for PyTorch, Transformers, Accelerate.
 
-Importing this package loads torch and nothing heavier. The Trainer door, the callbacks, the snapshots and the pictures
-load what they stand on at their first use.
+Every public name loads at its first use, with what it stands on: the schedule loads no torch, the scheduler no
+transformers, and nothing loads matplotlib before a picture is drawn.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hf_warmcos.distributed import count_optimizer_steps
-from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
-from hf_warmcos.schedule import CosineRestartSchedule, Cycle
-from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table below
     from hf_warmcos.callbacks import CycleEndCallback
+    from hf_warmcos.cycles import Cycle
+    from hf_warmcos.distributed import count_optimizer_steps
+    from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
     from hf_warmcos.plotting import plot_schedule
-    from hf_warmcos.snapshots import SnapshotEnsemble
+    from hf_warmcos.schedule import CosineRestartSchedule
+    from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, CosineRestartLR
+    from hf_warmcos.snapshots import SnapshotEnsemble, find_cycle_end_checkpoints
     from hf_warmcos.trainer import WarmCosTrainer, WarmCosTrainerMixin, register, unregister
 
-__version__ = version("hf_warmcos")
+__version__ = "0.2.0.dev0"
 
-_LOADED_AT_FIRST_USE = {
-    "CycleEndCallback": "callbacks",
-    "SnapshotEnsemble": "snapshots",
-    "WarmCosTrainer": "trainer",
-    "WarmCosTrainerMixin": "trainer",
-    "plot_schedule": "plotting",
+_MODULES = {
+    "CosineRestartSchedule": "schedule",
+    "Cycle": "cycles",
+    "CosineRestartLR": "scheduler",
+    "CosineAnnealingWarmRestartsWithDecayAndLinearWarmup": "scheduler",
+    "get_cosine_restarts_with_decay_and_warmup_schedule": "factory",
+    "count_optimizer_steps": "distributed",
     "register": "trainer",
     "unregister": "trainer",
+    "WarmCosTrainer": "trainer",
+    "WarmCosTrainerMixin": "trainer",
+    "CycleEndCallback": "callbacks",
+    "SnapshotEnsemble": "snapshots",
+    "find_cycle_end_checkpoints": "snapshots",
+    "plot_schedule": "plotting",
 }
 
-__all__ = [
-    "CosineAnnealingWarmRestartsWithDecayAndLinearWarmup",
-    "CosineRestartSchedule",
-    "Cycle",
-    "CycleEndCallback",
-    "SnapshotEnsemble",
-    "WarmCosTrainer",
-    "WarmCosTrainerMixin",
-    "count_optimizer_steps",
-    "get_cosine_restarts_with_decay_and_warmup_schedule",
-    "plot_schedule",
-    "register",
-    "unregister",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LOADED_AT_FIRST_USE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"hf_warmcos.{_LOADED_AT_FIRST_USE[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
+from hf_warmcos.scheduler import CosineRestartLR
 
 
 class CycleEndCallback(TrainerCallback):
@@ -91,10 +91,10 @@ class CycleEndCallback(TrainerCallback):
             args.save_strategy, self._save_strategy = self._save_strategy, None
 
 
-def _cycles_of(lr_scheduler: Any) -> CosineAnnealingWarmRestartsWithDecayAndLinearWarmup:
+def _cycles_of(lr_scheduler: Any) -> CosineRestartLR:
     """The scheduler that has the cycles: the given one, or the one inside Accelerate's or DeepSpeed's wrapper."""
     scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
-    if not isinstance(scheduler, CosineAnnealingWarmRestartsWithDecayAndLinearWarmup):
+    if not isinstance(scheduler, CosineRestartLR):
         raise TypeError(
             "Expected a scheduler with cycles for CycleEndCallback, but the trainer's scheduler is a "
             f"{type(scheduler).__name__}. Use WarmCosTrainer, or hf_warmcos.register() with "

@@ -17,10 +17,10 @@ from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from hf_warmcos._checks import real_number
+from hf_warmcos.checks import real_number
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
 from hf_warmcos.schedule import WARMUP_MODES, CosineRestartSchedule
-from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
+from hf_warmcos.scheduler import CosineRestartLR
 
 _DESCRIPTION = """\
 Cosine annealing with warm restarts: the learning rate falls from a peak to a minimum along a cosine, then restarts
@@ -196,7 +196,7 @@ def _add_schedule_options(parser: _Parser) -> None:
     )
 
 
-def _scheduler(options: argparse.Namespace) -> CosineAnnealingWarmRestartsWithDecayAndLinearWarmup:
+def _scheduler(options: argparse.Namespace) -> CosineRestartLR:
     """The scheduler that training would have, so that what is wrong is said in the library's own words."""
     import torch
 
@@ -272,7 +272,7 @@ class PastRun(NamedTuple):
         updates = sorted(logged)
         return cls(path, updates, [logged[update] for update in updates], is_trainer_state)
 
-    def positions(self, planned: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup) -> list[int]:
+    def positions(self, planned: CosineRestartLR) -> list[int]:
         """The step of the schedule that each logged rate belongs to.
 
         Update n uses the rate of step n - 1, and today's Trainer logs it. Up to transformers 4.48 it logged after the
@@ -284,7 +284,7 @@ class PastRun(NamedTuple):
             readings.append(self.updates)
         return max(readings, key=lambda positions: self._agreeing(planned, positions))
 
-    def _agreeing(self, planned: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, positions: list[int]) -> int:
+    def _agreeing(self, planned: CosineRestartLR, positions: list[int]) -> int:
         """How many rates agree with the plan before the first that does not."""
         base_lr, eta_min = planned.base_lrs[0], planned.eta_mins[0]
         for index, (position, rate) in enumerate(zip(positions, self.rates)):
@@ -295,7 +295,7 @@ class PastRun(NamedTuple):
                 return index
         return len(positions)
 
-    def verdict(self, planned: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup) -> str:
+    def verdict(self, planned: CosineRestartLR) -> str:
         """Say whether the logged rates are the schedule's, or the first update at which they part."""
         positions = self.positions(planned)
         agreeing = self._agreeing(planned, positions)
@@ -311,7 +311,7 @@ class PastRun(NamedTuple):
 
 def _plot(
     options: argparse.Namespace,
-    scheduler: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    scheduler: CosineRestartLR,
     past_run: PastRun | None,
 ) -> None:
     num_steps = _num_steps(options, scheduler.schedule)
@@ -325,9 +325,7 @@ def _plot(
         print(past_run.verdict(scheduler))
 
 
-def _terminal_plot(
-    scheduler: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, num_steps: int, past_run: PastRun | None
-) -> str:
+def _terminal_plot(scheduler: CosineRestartLR, num_steps: int, past_run: PastRun | None) -> str:
     import plotille
 
     from hf_warmcos.plotting import sample_steps
@@ -356,7 +354,7 @@ def _short(value: float) -> str:
 
 def _save_plot(
     path: str,
-    scheduler: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    scheduler: CosineRestartLR,
     num_steps: int,
     past_run: PastRun | None,
 ) -> None:
@@ -408,7 +406,7 @@ def cycle_table(
     ```
     """
     for index in count() if schedule.num_cycles is None else range(schedule.num_cycles):
-        cycle = schedule._cycle(index)
+        cycle = schedule.cycle(index)
         if cycle.start >= num_steps:
             return
         yield {
@@ -425,7 +423,7 @@ _COLUMNS = ("cycle", "start", "length", "peak_lr", "end_lr")
 
 def _table(
     options: argparse.Namespace,
-    scheduler: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    scheduler: CosineRestartLR,
     past_run: PastRun | None,
 ) -> None:
     num_steps = _num_steps(options, scheduler.schedule)

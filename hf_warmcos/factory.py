@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
 
-from hf_warmcos._checks import real_number, whole_number
-from hf_warmcos.schedule import CosineRestartSchedule
-from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
+from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
+from hf_warmcos.scheduler import CosineRestartLR
 
 
 def get_cosine_restarts_with_decay_and_warmup_schedule(
@@ -24,7 +24,9 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
     min_lr_rate: float | None = None,
     warmup_mode: str = "prefix",
     warmup_lr_rate: float = 0.0,
-) -> CosineAnnealingWarmRestartsWithDecayAndLinearWarmup:
+    stable_ratio: float = 0.0,
+    cycles: Sequence[int | Sequence[float]] | None = None,
+) -> CosineRestartLR:
     r"""
     Create a schedule with a learning rate that decreases following the values of the cosine function between a peak and
     `min_lr`, with several hard restarts at which the peak decays, after a warmup period during which it increases
@@ -36,8 +38,9 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, min\_lr)) \\
         lr &= min\_lr + (peak_k - min\_lr) \frac{1 + \cos(\pi \tau / T_k)}{2}
 
-    Give either `T_0`, the steps of the first cycle (the restarts then never end, or there are `num_cycles` of them), or
-    `num_training_steps`, into which `num_cycles` cycles are fitted: the last one ends at `num_training_steps`.
+    One of three says how long cycles are: `T_0`, the steps of the first cycle (the restarts then never end, or there
+    are `num_cycles` of them); `num_training_steps`, into which `num_cycles` cycles are fitted, so that the last one
+    ends there; or `cycles`, which lists them.
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
@@ -66,9 +69,15 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
             (`"every_cycle"`).
         warmup_lr_rate (`float`, *optional*, defaults to 0.0):
             The share of the learning rate at which the warmup starts, between 0 and 1.
+        stable_ratio (`float`, *optional*, defaults to 0.0):
+            The share of each cycle's steps at which the learning rate stays at the peak before it anneals, from 0 to
+            below 1.
+        cycles (`list`, *optional*):
+            The cycles one by one, in place of `T_0`, `T_mult`, `num_cycles` and `decay`: for each its number of steps,
+            or its number of steps and the share of the initial lr at which it peaks: `[1000, 2000, [4000, 0.5]]`.
 
     Returns:
-        [`CosineAnnealingWarmRestartsWithDecayAndLinearWarmup`] with the appropriate schedule.
+        [`CosineRestartLR`] with the appropriate schedule.
 
     Raises:
         TypeError, ValueError: If an argument is of the wrong type or out of its range, if both or none of two
@@ -90,82 +99,22 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
     Source: with `decay=1`, the rates of `transformers.get_cosine_with_hard_restarts_schedule_with_warmup`; `min_lr` and
     `min_lr_rate` as in `transformers.get_cosine_with_min_lr_schedule_with_warmup`.
     """
-    if min_lr is not None and min_lr_rate is not None:
-        raise ValueError(f"Expected only one of min_lr and min_lr_rate, but got {min_lr=} and {min_lr_rate=}")
-    if min_lr is not None:
-        min_lr = real_number("min_lr", min_lr, (">=", 0))
-    if min_lr_rate is not None:
-        min_lr_rate = real_number("min_lr_rate", min_lr_rate, (">=", 0), ("<=", 1))
-    num_warmup_steps = whole_number("num_warmup_steps", num_warmup_steps, (">=", 0))
-    if num_training_steps is not None:
-        num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1))
-        if num_warmup_steps > num_training_steps:
-            raise ValueError(f"Expected num_warmup_steps <= {num_training_steps=}, but got {num_warmup_steps=}")
-    if T_0 is None:
-        if num_training_steps is None:
-            raise ValueError("Expected T_0 or num_training_steps, but got T_0=None and num_training_steps=None")
-        fitted = CosineRestartSchedule.fit(
-            num_training_steps,
-            num_cycles=1 if num_cycles is None else num_cycles,
-            T_mult=T_mult,
-            decay=decay,
-            warmup_steps=num_warmup_steps,
-            warmup_mode=warmup_mode,
-            warmup_lr_rate=warmup_lr_rate,
-        )
-        T_0, num_cycles = fitted.T_0, fitted.num_cycles
-    scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(
-        optimizer,
+    schedule = schedule_from_arguments(
+        num_warmup_steps,
+        num_training_steps,
+        num_cycles,
+        decay=decay,
         T_0=T_0,
         T_mult=T_mult,
-        eta_min=0.0 if min_lr is None else min_lr,
-        eta_min_rate=min_lr_rate,
-        last_epoch=last_epoch,
-        warmup_steps=num_warmup_steps,
-        decay=decay,
         warmup_mode=warmup_mode,
-        num_cycles=num_cycles,
         warmup_lr_rate=warmup_lr_rate,
+        stable_ratio=stable_ratio,
+        cycles=cycles,
     )
+    minimum = eta_min_from_arguments(min_lr, min_lr_rate)
+    scheduler = CosineRestartLR(optimizer, schedule, last_epoch=last_epoch, **minimum)  # type: ignore[arg-type]
     if num_training_steps is not None:
-        _warn_if_training_ends_inside_a_cycle(scheduler, num_training_steps)
+        how = misfit(schedule, int(num_training_steps), scheduler.base_lrs, scheduler.eta_mins)
+        if how is not None:
+            warnings.warn(how, UserWarning, stacklevel=2)
     return scheduler
-
-
-def _warn_if_training_ends_inside_a_cycle(
-    scheduler: CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, num_training_steps: int
-) -> None:
-    schedule = scheduler.schedule
-    cycle = schedule.cycle_at(num_training_steps)
-    steps_into_cycle = num_training_steps - cycle.start
-    if steps_into_cycle >= cycle.length or (steps_into_cycle == 0 and cycle.index > 0):
-        return
-    # The numbers of whole cycles just below and just above this length of training: the one whose T_0 is nearer.
-    fitted = []
-    for num_cycles in (cycle.index, cycle.index + 1):
-        try:
-            fitted.append(
-                CosineRestartSchedule.fit(
-                    num_training_steps,
-                    num_cycles,
-                    T_mult=schedule.T_mult,
-                    warmup_steps=schedule.warmup_steps,
-                    warmup_mode=schedule.warmup_mode,
-                )
-            )
-        except ValueError:
-            continue
-    advice = ""
-    if fitted:
-        nearest = min(fitted, key=lambda other: abs(other.T_0 - schedule.T_0))
-        advice = f" num_cycles={nearest.num_cycles} in place of T_0 would end at the minimum."
-    rates = [
-        schedule.lr_at(num_training_steps, base_lr, eta_min)
-        for base_lr, eta_min in zip(scheduler.base_lrs, scheduler.eta_mins)
-    ]
-    warnings.warn(
-        f"Training ends inside a cycle: {num_training_steps=} is step {steps_into_cycle} of the {cycle.length} steps "
-        f"of cycle {cycle.index}, at a learning rate of {', '.join(f'{rate:.6g}' for rate in rates)}.{advice}",
-        UserWarning,
-        stacklevel=3,
-    )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hf_warmcos._checks import real_number, whole_number
+from hf_warmcos.checks import real_number, whole_number
 from hf_warmcos.schedule import CosineRestartSchedule
-from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
+from hf_warmcos.scheduler import CosineRestartLR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def plot_schedule(
     """Draw the learning rate of each step: the curve, its restarts, its warmup and the peak of each cycle.
 
     Args:
-        schedules: A [`CosineRestartSchedule`], a [`CosineAnnealingWarmRestartsWithDecayAndLinearWarmup`] (as it is or
+        schedules: A [`CosineRestartSchedule`], a [`CosineRestartLR`] (as it is or
             as `accelerator.prepare` returned it), or several to compare: a list of them, or a dict of label to
             schedule. A scheduler is drawn once for each distinct rate of its parameter groups.
         num_steps (`int`, *optional*): How many steps to draw, >= 1. Defaults to the end of the longest schedule; of one
@@ -109,7 +109,7 @@ def default_num_steps(schedule: CosineRestartSchedule) -> int:
     """
     if schedule.end is not None:
         return schedule.end
-    return schedule._cycle(CYCLES_WITHOUT_END).start
+    return schedule.cycle(CYCLES_WITHOUT_END).start
 
 
 def sample_steps(schedule: CosineRestartSchedule, num_steps: int, most: int = _MOST_POINTS) -> np.ndarray:
@@ -175,10 +175,10 @@ def _curves(schedules: Any, base_lr: float, eta_min: float) -> list[_Curve]:
     return curves
 
 
-def _scheduler(schedule: Any) -> CosineAnnealingWarmRestartsWithDecayAndLinearWarmup | None:
+def _scheduler(schedule: Any) -> CosineRestartLR | None:
     """The scheduler itself, or inside what `accelerator.prepare` returned; None for anything else."""
     inner = getattr(schedule, "scheduler", schedule)
-    return inner if isinstance(inner, CosineAnnealingWarmRestartsWithDecayAndLinearWarmup) else None
+    return inner if isinstance(inner, CosineRestartLR) else None
 
 
 def _pure(schedule: Any) -> CosineRestartSchedule:
@@ -188,7 +188,7 @@ def _pure(schedule: Any) -> CosineRestartSchedule:
     if not isinstance(schedule, CosineRestartSchedule):
         raise TypeError(
             "Expected schedules to be a CosineRestartSchedule, a "
-            "CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, or a list or dict of them, "
+            "CosineRestartLR, or a list or dict of them, "
             f"but got a {type(schedule).__name__}"
         )
     return schedule

@@ -1,21 +1,22 @@
-"""The mathematics of the schedule: no torch, no optimizer, no I/O.
+"""The schedule: the rate as a pure function of the step. No torch, no optimizer, no I/O.
 
-A schedule is a pure function of the step. It is cosine annealing with warm restarts (SGDR, Loshchilov & Hutter 2017,
-https://arxiv.org/abs/1608.03983) whose peak decays at each restart, after one linear warmup.
+Cosine annealing with warm restarts (SGDR, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983) whose peak decays
+at each restart, after one linear warmup.
 """
 
 from __future__ import annotations
 
 import decimal
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
-from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-from hf_warmcos._checks import real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
+from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles, geometric_sum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,61 +24,59 @@ if TYPE_CHECKING:
 
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
 
-# Wide enough to hold exactly every sum of a geometric series that can lie halfway between two whole steps, so that
-# the rounding of a restart is never decided by the error of the arithmetic.
-_EXACT = decimal.Context(prec=200, rounding=decimal.ROUND_HALF_EVEN, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 
+@dataclass(frozen=True)
+class Segment:
+    """Steps ``start <= step < stop`` over which the rate follows one formula, as a share of the way to the peak.
 
-class Cycle(NamedTuple):
-    """One cosine from its peak to the minimum.
+    Its fields may be arrays: one segment for each of an array of steps.
 
     Attributes:
-        index: Which cycle it is, counted from 0.
-        start: The step at which it starts.
-        length: How many steps it has.
+        start: The first step.
+        length: How many steps it has; infinite after the last cycle.
+        cycle: The index of the cycle that it belongs to.
     """
 
-    index: int  # type: ignore[assignment]  # the field shadows tuple.index, which nobody asks a cycle for
-    start: int
-    length: int
+    start: Any
+    length: Any
+    cycle: int = 0
 
     @property
-    def end(self) -> int:
-        """The step after the cycle's last one: where the next cycle starts."""
+    def stop(self) -> float:
+        """The step after the last one."""
         return self.start + self.length
 
 
-class Stretch(NamedTuple):
-    """Steps ``first <= step < past`` over which the rate follows one formula: a linear rise, a cosine or a constant.
+@dataclass(frozen=True)
+class Rise(Segment):
+    """A linear rise from `first` to 1; `from_zero`, from a share of the peak, and else of the way up to it."""
 
-    Stretches are whole cycles, but for a warmup that lies before its cosine and for the hold after the last cycle.
-    """
+    first: float = 0.0
+    from_zero: bool = False
 
-    first: int
-    past: float
-    shape: str
-    cycle: Cycle
-
-
-def _geometric_sum(T_mult: int | float, cycles: int) -> decimal.Decimal:
-    """The sum of ``T_mult**k`` over k = 0 … cycles - 1, for T_mult other than 1."""
-    ratio = decimal.Decimal(T_mult)
-    grown = _EXACT.subtract(_EXACT.power(ratio, cycles), 1)
-    return _EXACT.divide(grown, _EXACT.subtract(ratio, 1))
+    def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
+        return self.first + (1 - self.first) * ((step - self.start) / self.length)
 
 
-def _steps_before(T_0: int | float, T_mult: int | float, index: int) -> int:
-    """The steps of all cycles before ``index``: ``round(T_0 * (T_mult**index - 1) / (T_mult - 1))``, exactly."""
-    if isinstance(T_0, int) and isinstance(T_mult, int):
-        return T_0 * index if T_mult == 1 else T_0 * (T_mult**index - 1) // (T_mult - 1)
-    return _rounded_steps_before(T_0, T_mult, index)
+@dataclass(frozen=True)
+class Flat(Segment):
+    """A constant share: 1 on the plateau, 0 after the last cycle."""
+
+    level: float = 1.0
+    from_zero = False
+
+    def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
+        return self.level
 
 
-@lru_cache(maxsize=4096)
-def _rounded_steps_before(T_0: int | float, T_mult: int | float, index: int) -> int:
-    if T_mult == 1:
-        return round(Fraction(T_0) * index)
-    return round(_EXACT.multiply(decimal.Decimal(T_0), _geometric_sum(T_mult, index)))
+@dataclass(frozen=True)
+class Cosine(Segment):
+    """Half a cosine, from 1 to 0."""
+
+    from_zero = False
+
+    def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
+        return (1 + cos(math.pi * (step - self.start) / self.length)) / 2
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,24 @@ class CosineRestartSchedule:
     With r for ``warmup_lr_rate``, the warmup lies by ``warmup_mode``:
 
     - ``"overlap"``: cycles start at step 0 and ``warm(t) = r + (1 - r) * min(1, t / W)`` scales the cosine under it.
-    - ``"prefix"``: cycles start at step W; before it the rate is ``base_lr * (r + (1 - r) * t / W)``.
+    - ``"prefix"``: cycles start at step W; before it the rate is ``peak_0 * (r + (1 - r) * t / W)``.
     - ``"every_cycle"``: the first W steps of each cycle rise linearly to its peak,
       ``eta_min + (peak_k - eta_min) * (r + (1 - r) * tau / W)``, and the cosine takes the other ``T_k - W``.
 
-    Restarts lie on whole steps, by exact arithmetic. A step is one optimizer update.
+    With a plateau, the rate of a cycle stays at its peak for :math:`h_k` steps after the cycle's own warmup (of w = W
+    steps under ``"every_cycle"``, and w = 0 otherwise), and the cosine takes the rest:
+
+    .. math::
+        h_k = \min(\mathrm{round}(stable\_ratio \cdot (T_k - w)), T_k - w - 1)
+
+    Listed cycles take the place of the first two formulas: `cycles` gives each length :math:`T_k`, and the share of
+    ``base_lr`` that stands for :math:`decay^k`.
+
+    Restarts lie on whole steps, by exact arithmetic. A step is one optimizer update. Steps are counted up to 2**63 - 1,
+    as in torch's and numpy's integers.
 
     Args:
-        T_0 (`float`): Length of the first cycle, in steps; at least one step. It need not be whole.
+        T_0 (`float`, *optional*): Length of the first cycle, in steps; at least one step. It need not be whole.
         T_mult (`float`, *optional*, defaults to 1): Factor on the length at each restart, > 0. Below 1 the cycles
             grow shorter, and `num_cycles` has to say where they end.
         decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.
@@ -111,11 +120,17 @@ class CosineRestartSchedule:
             the restarts never end.
         warmup_lr_rate (`float`, *optional*, defaults to 0.0): Share of the rate at which the warmup starts,
             0 <= warmup_lr_rate <= 1.
+        stable_ratio (`float`, *optional*, defaults to 0.0): Share of each cycle's steps, its own warmup aside, at which
+            the rate stays at the peak before it anneals, 0 <= stable_ratio < 1.
+        cycles (`list`, *optional*): The cycles one by one, in place of `T_0`, `T_mult`, `num_cycles` and `decay`: for
+            each its steps, or a pair of its steps and the share of the base rate at which it peaks (> 0). After the
+            last one the rate stays at `eta_min`.
 
     Raises:
-        TypeError: If an argument is not a number (or, for `warmup_mode`, not a string).
-        ValueError: If an argument is out of its range, if a cycle would have no step, or if the warmup is longer
-            than training or than a cycle that has to hold it.
+        TypeError: If an argument is not a number (or, for `warmup_mode`, not a string; for `cycles`, not a list of
+            numbers and pairs).
+        ValueError: If an argument is out of its range, if both or none of `T_0` and `cycles` are given, if a cycle
+            would have no step, or if the warmup is longer than training or than a cycle that has to hold it.
 
     Example:
 
@@ -125,32 +140,51 @@ class CosineRestartSchedule:
     [0.1, 0.05, 0.05, 0.025, 0.025]
     >>> schedule.cycle_at(12)
     Cycle(index=1, start=10, length=20)
+    >>> schedule = CosineRestartSchedule(cycles=[10, [20, 0.25]], stable_ratio=0.5)
+    >>> [round(schedule.lr_at(step), 3) for step in (0, 5, 9, 10, 20, 30)]
+    [1.0, 1.0, 0.095, 0.25, 0.25, 0.0]
 
     ```
 
     Source: SGDR, https://arxiv.org/abs/1608.03983; `T_0`, `T_mult` and `eta_min` as in
     `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`; the decaying peak under one warmup as in
-    https://github.com/qu-gg/pytorch-cosine-annealing-with-decay-and-initial-warmup.
+    https://github.com/qu-gg/pytorch-cosine-annealing-with-decay-and-initial-warmup; the plateau as in WSD-S (Wen et
+    al. 2024, https://arxiv.org/abs/2410.05192), with a cosine for its decay.
     """
 
-    T_0: float
+    T_0: float | None = None
     T_mult: float = 1
     decay: float = 1.0
     warmup_steps: int = 0
     warmup_mode: str = "overlap"
     num_cycles: int | None = None
     warmup_lr_rate: float = 0.0
+    stable_ratio: float = 0.0
+    cycles: Sequence[int | Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
-            "T_0": real_number("T_0", self.T_0, (">", 0)),
-            "T_mult": real_number("T_mult", self.T_mult, (">", 0)),
+            "T_mult": real_number("T_mult", self.T_mult, (">", 0), ("<=", MOST_STEPS)),
             "decay": real_number("decay", self.decay, (">", 0), ("<=", 1)),
-            "warmup_steps": whole_number("warmup_steps", self.warmup_steps, (">=", 0)),
+            "warmup_steps": whole_number("warmup_steps", self.warmup_steps, (">=", 0), ("<=", MOST_STEPS)),
             "warmup_lr_rate": real_number("warmup_lr_rate", self.warmup_lr_rate, (">=", 0), ("<=", 1)),
+            "stable_ratio": real_number("stable_ratio", self.stable_ratio, (">=", 0), ("<", 1)),
         }
         if self.num_cycles is not None:
-            checked["num_cycles"] = whole_number("num_cycles", self.num_cycles, (">=", 1))
+            checked["num_cycles"] = whole_number("num_cycles", self.num_cycles, (">=", 1), ("<=", MOST_STEPS))
+        if self.cycles is not None:
+            replaced = {"T_0": None, "T_mult": 1, "decay": 1, "num_cycles": None}
+            given = {name: value for name, value in vars(self).items() if name in replaced and value != replaced[name]}
+            if given:
+                raise ValueError(
+                    f"Expected cycles in place of {', '.join(given)}, but got cycles={self.cycles!r} and "
+                    + ", ".join(f"{name}={value}" for name, value in given.items())
+                )
+            checked["cycles"] = _listed(self.cycles)
+        elif self.T_0 is None:
+            raise ValueError("Expected one of T_0 and cycles, but got T_0=None and cycles=None")
+        else:
+            checked["T_0"] = real_number("T_0", self.T_0, (">", 0), ("<=", MOST_STEPS))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if not isinstance(self.warmup_mode, str):
@@ -165,34 +199,26 @@ class CosineRestartSchedule:
         if self.T_mult < 1 and self.num_cycles is None:
             raise ValueError(f"Expected num_cycles with T_mult < 1, but got T_mult={self.T_mult} and num_cycles=None")
         self._check_lengths()
-        if self.end is not None and self.warmup_steps > self.end:
-            raise ValueError(
-                f"Expected warmup_steps <= {self.end}, the steps of all {self.num_cycles} cycles, "
-                f"but got warmup_steps={self.warmup_steps}"
-            )
 
     def _check_lengths(self) -> None:
-        """Check that each cycle has a step, and under "every_cycle" one more than the warmup that it holds."""
-        least = 1 + (self.warmup_steps if self.warmup_mode == "every_cycle" else 0)
-        indices: Iterator[int] = count() if self.num_cycles is None else iter(range(self.num_cycles))
-        if self.T_mult < 1:
-            assert self.num_cycles is not None
-            indices = reversed(range(self.num_cycles))
-        # From the shortest cycle on, until the length before rounding is enough: from there all cycles are.
-        for index in indices:
-            if self.T_0 * self.T_mult**index >= least:
-                return
-            length = self._cycle(index).length
-            if length < 1:
-                raise ValueError(
-                    f"Expected T_0 and T_mult that give each cycle at least one step, but got T_0={self.T_0} and "
-                    f"T_mult={self.T_mult}, which give cycle {index} none"
-                )
-            if length < least:
-                raise ValueError(
-                    f"Expected warmup_steps < {length}, the steps of cycle {index}, which has to hold the warmup, "
-                    f"but got warmup_steps={self.warmup_steps}"
-                )
+        """Check that each cycle has a step, under "every_cycle" one more than its warmup, and that the warmup ends."""
+        index = self._cycles.first_shorter_than(1)
+        if index is not None:
+            raise ValueError(
+                f"Expected T_0 and T_mult that give each cycle at least one step, but got T_0={self.T_0} and "
+                f"T_mult={self.T_mult}, which give cycle {index} none"
+            )
+        index = self._cycles.first_shorter_than(1 + self._own_warmup)
+        if index is not None:
+            raise ValueError(
+                f"Expected warmup_steps < {self.cycle(index).length}, the steps of cycle {index}, which has to hold "
+                f"the warmup, but got warmup_steps={self.warmup_steps}"
+            )
+        if self.end is not None and self.warmup_steps > self.end:
+            raise ValueError(
+                f"Expected warmup_steps <= {self.end}, the steps of all {self._cycles.count} cycles, "
+                f"but got warmup_steps={self.warmup_steps}"
+            )
 
     @classmethod
     def fit(
@@ -205,6 +231,7 @@ class CosineRestartSchedule:
         warmup_steps: int = 0,
         warmup_mode: str = "prefix",
         warmup_lr_rate: float = 0.0,
+        stable_ratio: float = 0.0,
     ) -> Self:
         r"""Fit whole cycles into a budget: the last one ends exactly at `num_training_steps`.
 
@@ -214,11 +241,14 @@ class CosineRestartSchedule:
             T_0 = N \frac{T_{mult} - 1}{T_{mult}^{num\_cycles} - 1}
             \quad\text{or}\quad N / num\_cycles \text{ where } T_{mult} = 1
 
+        Where a `"prefix"` warmup takes the whole budget, training only warms up: one cycle of one step then lies after
+        its end.
+
         Args:
             num_training_steps (`int`): The budget, in steps: optimizer updates.
             num_cycles (`int`, *optional*, defaults to 1): How many cycles to fit.
-            T_mult, decay, warmup_steps, warmup_mode, warmup_lr_rate: As in the class; `warmup_mode` defaults to
-                `"prefix"` here.
+            T_mult, decay, warmup_steps, warmup_mode, warmup_lr_rate, stable_ratio: As in the class; `warmup_mode`
+                defaults to `"prefix"` here.
 
         Returns:
             [`CosineRestartSchedule`]: The schedule whose `end` is `num_training_steps`.
@@ -239,21 +269,24 @@ class CosineRestartSchedule:
         Source: the cycles of `transformers.get_cosine_with_hard_restarts_schedule_with_warmup`, with the lengths of
         SGDR.
         """
-        num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1))
-        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1))
+        num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1), ("<=", MOST_STEPS))
+        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
         warmup_steps = whole_number("warmup_steps", warmup_steps, (">=", 0))
-        T_mult = real_number("T_mult", T_mult, (">", 0))
+        T_mult = real_number("T_mult", T_mult, (">", 0), ("<=", MOST_STEPS))
         if warmup_steps > num_training_steps:
             raise ValueError(
                 f"Expected warmup_steps <= num_training_steps={num_training_steps}, but got warmup_steps={warmup_steps}"
             )
         budget = num_training_steps - (warmup_steps if warmup_mode == "prefix" else 0)
+        only_warmup = budget == 0
+        if only_warmup:
+            budget = num_cycles = 1
         if num_cycles > budget:
             raise ValueError(
                 f"Expected num_cycles <= {budget}, the steps that there are for cycles, but got num_cycles={num_cycles}"
             )
-        whole_cycles = num_cycles if T_mult == 1 else _geometric_sum(T_mult, num_cycles)
-        T_0 = _EXACT.divide(decimal.Decimal(budget), decimal.Decimal(whole_cycles))
+        whole_cycles = num_cycles if T_mult == 1 else geometric_sum(T_mult, num_cycles)
+        T_0 = decimal.Decimal(budget) / decimal.Decimal(whole_cycles)
         schedule = cls(
             T_0=int(T_0) if int(T_0) == T_0 else float(T_0),
             T_mult=T_mult,
@@ -262,32 +295,63 @@ class CosineRestartSchedule:
             warmup_mode=warmup_mode,
             num_cycles=num_cycles,
             warmup_lr_rate=warmup_lr_rate,
+            stable_ratio=stable_ratio,
         )
-        if schedule.end != num_training_steps:
+        if schedule.end != num_training_steps + only_warmup:
             raise ValueError(
                 f"Expected a num_training_steps whose T_0 a float can hold, but got {num_training_steps=}, for which "
                 f"T_0={T_0} was rounded to {float(T_0)}"
             )
         return schedule
 
+    @cached_property
+    def _cycles(self) -> GeometricCycles | ListedCycles:
+        if self.cycles is None:
+            assert self.T_0 is not None
+            return GeometricCycles(self.T_0, self.T_mult, self.num_cycles)
+        return ListedCycles([length for length, _ in self.cycles])  # type: ignore[misc]
+
+    @property
+    def _own_warmup(self) -> int:
+        """The steps of each cycle's own warmup."""
+        return self.warmup_steps if self.warmup_mode == "every_cycle" else 0
+
     @property
     def origin(self) -> int:
         """The step at which cycle 0 starts."""
         return self.warmup_steps if self.warmup_mode == "prefix" else 0
 
-    @property
+    @cached_property
     def end(self) -> int | None:
-        """The step at which the last cycle ends, or None where the restarts never end."""
-        if self.num_cycles is None:
-            return None
-        return self.origin + _steps_before(self.T_0, self.T_mult, self.num_cycles)
+        """The step at which the last cycle ends, or None where that is beyond all steps: where restarts never end."""
+        count = self._cycles.count
+        steps = None if count is None else self._cycles.start(count)
+        return None if steps is None or steps > MOST_STEPS else self.origin + steps
 
-    def _cycle(self, index: int) -> Cycle:
-        before = _steps_before(self.T_0, self.T_mult, index)
-        return Cycle(index, self.origin + before, _steps_before(self.T_0, self.T_mult, index + 1) - before)
+    def cycle(self, index: int) -> Cycle:
+        """Return a cycle by its index.
+
+        Args:
+            index (`int`): Which cycle, counted from 0.
+
+        Raises:
+            TypeError, ValueError: If `index` is not a whole number >= 0, or if there are not so many cycles.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=10, T_mult=2, warmup_steps=5, warmup_mode="prefix").cycle(2)
+        Cycle(index=2, start=35, length=40)
+
+        ```
+        """
+        most = MOST_STEPS if self._cycles.count is None else self._cycles.count
+        index = whole_number("index", index, (">=", 0), ("<", most))
+        start, after = self._cycles.start(index), self._cycles.start(index + 1)
+        return Cycle(index, self.origin + start, after - start)
 
     def cycle_at(self, step: float) -> Cycle:
-        """Return the cycle that a step lies in, by exact arithmetic and at the same cost near and far.
+        """Return the cycle that a step lies in, by exact arithmetic.
 
         A step of a `"prefix"` warmup belongs to cycle 0, which starts later; a step after the last cycle to the
         last cycle, which ended earlier.
@@ -306,28 +370,12 @@ class CosineRestartSchedule:
 
         ```
         """
-        if type(step) is not int or step < 0:
-            step = real_number("step", step, (">=", 0))
-        steps = step - self.origin
-        if steps <= 0:
-            return self._cycle(0)
-        end = self.end
-        if end is not None and step >= end:
-            assert self.num_cycles is not None
-            return self._cycle(self.num_cycles - 1)
-        # The logarithm only guesses; the exact starts of the cycles decide.
-        if self.T_mult == 1:
-            index = int(steps // self.T_0)
-        else:
-            growth = self.T_mult - 1
-            index = int(math.log1p(max(steps / self.T_0 * growth, -0.9999999999999999)) / math.log1p(growth))
-        if self.num_cycles is not None:
-            index = min(index, self.num_cycles - 1)
-        while _steps_before(self.T_0, self.T_mult, index) > steps:
-            index -= 1
-        while _steps_before(self.T_0, self.T_mult, index + 1) <= steps:
-            index += 1
-        return self._cycle(index)
+        return self._cycle_at(real_number("step", step, (">=", 0), ("<=", MOST_STEPS)))
+
+    def _cycle_at(self, step: int | float) -> Cycle:
+        index = self._cycles.index_at(max(0, step - self.origin))
+        start, after = self._cycles.start(index), self._cycles.start(index + 1)
+        return Cycle(index, self.origin + start, after - start)
 
     def peak_lr(self, index: int, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
         """Return the highest rate that cycle `index` aims at: `base_lr * decay**index`, but no lower than `eta_min`.
@@ -335,47 +383,40 @@ class CosineRestartSchedule:
         ```python
         >>> CosineRestartSchedule(T_0=10, decay=0.5).peak_lr(3, base_lr=0.8)
         0.1
+        >>> CosineRestartSchedule(cycles=[10, [20, 0.25]]).peak_lr(1, base_lr=0.8)
+        0.2
 
         ```
         """
-        return max(base_lr * self.decay**index, min(base_lr, eta_min))
+        share = self.decay**index if self.cycles is None else self.cycles[index][1]  # type: ignore[index]
+        return max(base_lr * share, min(base_lr, eta_min))
 
-    def _stretch_at(self, step: float) -> Stretch:
-        """The stretch that a step >= 0 lies in."""
-        if step < self.origin:
-            return Stretch(0, self.origin, "rise", self._cycle(0))
-        cycle = self.cycle_at(step)
+    def segment_at(self, step: float) -> Rise | Flat | Cosine:
+        """The segment that a step >= 0 lies in: the formula that the rate follows there, an "overlap" warmup aside."""
+        cycle = self._cycle_at(step)
+        if step < cycle.start:
+            return Rise(0, cycle.start, cycle.index, self.warmup_lr_rate, from_zero=True)
         if step >= cycle.end:
-            return Stretch(cycle.end, math.inf, "hold", cycle)
-        if self.warmup_mode != "every_cycle":
-            return Stretch(cycle.start, cycle.end, "cosine", cycle)
-        peak = cycle.start + self.warmup_steps
-        if step < peak:
-            return Stretch(cycle.start, peak, "rise", cycle)
-        return Stretch(peak, cycle.end, "cosine", cycle)
+            return Flat(cycle.end, math.inf, cycle.index, level=0.0)
+        rising = self._own_warmup
+        stable = min(round(self.stable_ratio * (cycle.length - rising)), cycle.length - rising - 1)
+        if step < cycle.start + rising:
+            return Rise(cycle.start, rising, cycle.index, self.warmup_lr_rate)
+        if step < cycle.start + rising + stable:
+            return Flat(cycle.start + rising, stable, cycle.index)
+        return Cosine(cycle.start + rising + stable, cycle.length - rising - stable, cycle.index)
 
-    def _floor_and_span(self, stretch: Stretch, base_lr: float, eta_min: float) -> tuple[float, float]:
-        """The lowest rate of a stretch, and how far the highest lies above it."""
-        if stretch.first < self.origin:
-            return 0.0, base_lr
-        if stretch.shape == "hold":
-            return eta_min, 0.0
-        return eta_min, self.peak_lr(stretch.cycle.index, base_lr, eta_min) - eta_min
+    def floor_and_span(self, segment: Rise | Flat | Cosine, base_lr: float, eta_min: float) -> tuple[float, float]:
+        """The rate where a segment's share is 0, and how far the peak of its cycle lies above it."""
+        floor = 0.0 if segment.from_zero else eta_min
+        return floor, self.peak_lr(segment.cycle, base_lr, eta_min) - floor
 
-    def _rise(self, steps: Any) -> Any:
-        """The share of the rate at so many steps into a warmup, for a number or an array of them."""
-        return self.warmup_lr_rate + (1 - self.warmup_lr_rate) * (steps / self.warmup_steps)
-
-    def _share(self, stretch: Stretch, steps: Any, cos: Callable[[Any], Any]) -> Any:
-        """The share of its span that the rate has, so many steps into a stretch, for a number or an array of them."""
-        if stretch.shape == "rise":
-            return self._rise(steps)
-        return (1 + cos(math.pi * steps / float(stretch.past - stretch.first))) / 2
-
-    @property
-    def _overlap(self) -> int:
-        """The first steps whose rate an "overlap" warmup scales."""
-        return self.warmup_steps if self.warmup_mode == "overlap" else 0
+    @cached_property
+    def overlap(self) -> Rise | None:
+        """The warmup that scales the rates under it, where there is one."""
+        if self.warmup_mode != "overlap" or not self.warmup_steps:
+            return None
+        return Rise(0, self.warmup_steps, first=self.warmup_lr_rate)
 
     def lr_at(self, step: float, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
         """Return the learning rate at a step, by the formula of the class.
@@ -398,11 +439,11 @@ class CosineRestartSchedule:
         ```
         """
         base_lr, eta_min = real_number("base_lr", base_lr), real_number("eta_min", eta_min)
-        step = real_number("step", step, (">=", 0))
-        stretch = self._stretch_at(step)
-        floor, span = self._floor_and_span(stretch, base_lr, eta_min)
-        rate = floor + span * self._share(stretch, step - stretch.first, math.cos)
-        return self._rise(step) * rate if step < self._overlap else rate
+        step = real_number("step", step, (">=", 0), ("<=", MOST_STEPS))
+        segment = self.segment_at(step)
+        floor, span = self.floor_and_span(segment, base_lr, eta_min)
+        rate: float = floor + span * segment.share(step)
+        return self.overlap.share(step) * rate if self.overlap and step < self.overlap.stop else rate
 
     def curve(self, steps: Any, base_lr: float = 1.0, eta_min: float = 0.0) -> np.ndarray:
         """Return the learning rate at many steps at once: `lr_at`, vectorised.
@@ -430,61 +471,34 @@ class CosineRestartSchedule:
 
         base_lr, eta_min = real_number("base_lr", base_lr), real_number("eta_min", eta_min)
         if not isinstance(steps, range) and not np.ndim(steps):
-            steps = range(whole_number("steps", steps, (">=", 0)))
-        if isinstance(steps, range):
-            if steps and min(steps[0], steps[-1]) < 0:
-                raise ValueError(f"Expected steps >= 0, but got steps={steps}")
-            if steps.step < 0:
-                return self.curve(steps[::-1], base_lr, eta_min)[::-1]
-            positions = np.arange(steps.start, steps.stop, steps.step)
-            return self._sorted_curve(positions, base_lr, eta_min, gapless=steps.step == 1)
+            steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
         positions = np.asarray(steps)
         if positions.size and positions.dtype.kind not in "iuf":
             raise TypeError(
                 f"Expected steps to be an int or an array of numbers, but got an array of {positions.dtype}"
             )
+        if not np.all((positions >= 0) & (positions <= MOST_STEPS)):
+            raise ValueError(f"Expected 0 <= steps <= {MOST_STEPS}, but got steps={steps}")
         flat = positions.ravel().astype(np.float64 if positions.dtype.kind == "f" else np.int64, copy=False)
-        if not np.all((flat >= 0) & np.isfinite(flat)):
-            raise ValueError(f"Expected steps >= 0, but got steps={steps}")
-        order = np.argsort(flat)
+        order = np.argsort(flat, kind="stable")
+        ascending = flat[order]
+        segments, counts = self._segments_of(ascending)
+        bounds = np.array([self.floor_and_span(segment, base_lr, eta_min) for segment in segments]).reshape(-1, 2)
+        floors, spans = np.repeat(bounds, counts, axis=0).T
         rates = np.empty(flat.shape)
-        rates[order] = self._sorted_curve(flat[order], base_lr, eta_min)
+        rates[order] = floors + spans * _shares(segments, counts, ascending)
+        if self.overlap:
+            rates = np.where(flat < self.overlap.stop, self.overlap.share(flat) * rates, rates)
         return rates.reshape(positions.shape)
 
-    def _sorted_curve(self, steps: np.ndarray, base_lr: float, eta_min: float, gapless: bool = False) -> np.ndarray:
-        import numpy as np
-
-        rates = np.empty(steps.shape)
-        first = 0
-        repeats = gapless and self.T_mult == 1 and isinstance(self.T_0, int) and len(steps) >= self.T_0
-        # Each stretch is one slice: its constants are computed once, its cosine in one call. Where one cosine repeats,
-        # all of its cycles are one slice.
-        while first < len(steps):
-            stretch = self._stretch_at(steps[first].item())
-            if repeats and stretch.shape == "cosine" and self.warmup_mode != "every_cycle":
-                past = len(steps) if self.end is None else int(np.searchsorted(steps, self.end))
-                rates[first:past] = self._repeated_cosine(stretch, steps[first].item(), past - first, base_lr, eta_min)
-            else:
-                past = int(np.searchsorted(steps, stretch.past))
-                floor, span = self._floor_and_span(stretch, base_lr, eta_min)
-                rates[first:past] = floor + span * self._share(stretch, steps[first:past] - stretch.first, np.cos)
-            first = past
-        if self._overlap:
-            overlap = slice(int(np.searchsorted(steps, self._overlap)))
-            rates[overlap] *= self._rise(steps[overlap])
-        return rates
-
-    def _repeated_cosine(
-        self, stretch: Stretch, first: int, num_steps: int, base_lr: float, eta_min: float
-    ) -> np.ndarray:
-        """The rates of steps in a row from `first` in `stretch` on, over cycles of its length: a cosine per peak."""
-        import numpy as np
-
-        length, skipped = stretch.cycle.length, first - stretch.first
-        indices = range(stretch.cycle.index, stretch.cycle.index + (skipped + num_steps - 1) // length + 1)
-        spans = np.array([self.peak_lr(index, base_lr, eta_min) - eta_min for index in indices])
-        rates = eta_min + spans[:, np.newaxis] * self._share(stretch, np.arange(length), np.cos)
-        return rates.ravel()[skipped : skipped + num_steps]
+    def _segments_of(self, ascending: np.ndarray) -> tuple[list[Any], list[int]]:
+        """The segments that any of the steps lie in, and how many of the steps lie in each."""
+        segments: list[Any] = []
+        ends = [0]
+        while ends[-1] < len(ascending):
+            segments.append(self.segment_at(ascending[ends[-1]].item()))
+            ends.append(bisect_left(ascending, segments[-1].stop, lo=ends[-1]))
+        return segments, [after - before for before, after in pairwise(ends)]
 
     def restarts(self, num_steps: int) -> list[int]:
         """Return the restarts among the first `num_steps` steps: the first step of each cycle but cycle 0.
@@ -503,20 +517,51 @@ class CosineRestartSchedule:
 
         ```
         """
-        num_steps = whole_number("num_steps", num_steps, (">=", 0))
-        found = []
-        for index in count(1) if self.num_cycles is None else range(1, self.num_cycles):
-            start = self._cycle(index).start
-            if start >= num_steps:
-                break
-            found.append(start)
-        return found
+        num_steps = whole_number("num_steps", num_steps, (">=", 0), ("<=", MOST_STEPS))
+        last = self._cycle_at(max(0, num_steps - 1)).index
+        return [self.origin + self._cycles.start(index) for index in range(1, last + 1)]
 
-    def _repr_png_(self) -> bytes | None:
-        """The schedule's picture in a notebook; without matplotlib nothing, and the notebook shows the plain repr."""
-        try:
-            from hf_warmcos.plotting import schedule_png
 
-            return schedule_png(self)
-        except ImportError:
-            return None
+def _shares(segments: list[Any], counts: list[int], steps: np.ndarray) -> np.ndarray:
+    """The shares of ascending steps, of which each segment holds so many: one evaluation for all segments of a kind."""
+    import numpy as np
+
+    shares = np.empty(steps.shape)
+    for kind in {type(segment) for segment in segments}:
+        is_kind = np.array([type(segment) is kind for segment in segments])
+        here, repeats = np.repeat(is_kind, counts), np.array(counts)[is_kind]
+        columns = {
+            field.name: np.repeat(
+                # A length is only divided by, and may be more than an integer of numpy's holds.
+                np.array(
+                    [getattr(segment, field.name) for segment in segments if type(segment) is kind],
+                    dtype=np.float64 if field.name == "length" else None,
+                ),
+                repeats,
+            )
+            for field in fields(kind)
+        }
+        shares[here] = kind(**columns).share(steps[here], np.cos)
+    return shares
+
+
+def _listed(cycles: Any) -> tuple[tuple[int, float], ...]:
+    """Listed cycles as pairs of their steps and the share of the base rate at which they peak, checked."""
+    if isinstance(cycles, str) or not isinstance(cycles, Sequence):
+        raise TypeError(
+            f"Expected cycles to be a list of steps, or of pairs of steps and the share of the base rate, but got "
+            f"cycles={cycles!r} of type {type(cycles).__name__}"
+        )
+    if not cycles:
+        raise ValueError(f"Expected cycles to list at least one cycle, but got cycles={cycles!r}")
+    pairs = []
+    for index, cycle in enumerate(cycles):
+        pair = cycle if isinstance(cycle, Sequence) and not isinstance(cycle, str) else (cycle, 1)
+        if len(pair) != 2:
+            raise ValueError(
+                f"Expected cycles[{index}] to be its steps, or its steps and its share of the base rate, but got "
+                f"cycles[{index}]={cycle!r}"
+            )
+        steps = whole_number(f"cycles[{index}]", pair[0], (">=", 1), ("<=", MOST_STEPS))
+        pairs.append((steps, real_number(f"the share of cycles[{index}]", pair[1], (">", 0))))
+    return tuple(pairs)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 import weakref
 from dataclasses import asdict
 from functools import cache
-from math import cos, pi
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hf_warmcos._checks import real_number, whole_number
+from hf_warmcos.checks import real_number, whole_number
+from hf_warmcos.group_rates import GroupRates
+from hf_warmcos.saved_state import SavedState, read_state
 from hf_warmcos.schedule import CosineRestartSchedule
 
+logger = logging.getLogger("hf_warmcos")
 
-class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
-    r"""Cosine annealing with warm restarts, whose peak decays at each restart, after one linear warmup.
 
-    At step t in cycle k, which starts at :math:`s_k` and has :math:`T_k` steps (see [`CosineRestartSchedule`]):
+class CosineRestartLR(LRScheduler):
+    r"""A [`CosineRestartSchedule`] on a torch optimizer.
+
+    At step t in cycle k, which starts at :math:`s_k` and has :math:`T_k` steps:
 
     .. math::
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
@@ -31,6 +36,451 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
     With ``decay=1`` and ``warmup_steps=0`` every rate equals that of
     ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`` to the last bit. Call ``step()`` after each
     ``optimizer.step()``: a step is one optimizer update.
+
+    It writes rates in ``step()``, into the parameter groups that the optimizer has then. Outside of ``step()`` (when a
+    state is loaded, or a group was added) it writes only where it is in charge: where the groups still hold what its
+    last write left, so that a rate set by hand or by another scheduler stays. A group that is added joins at the
+    current position with the next update. A tensor `lr` is filled in place; one that several groups share is filled
+    once, so whoever exchanges it has to exchange it in all of them.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): The optimizer whose rates are scheduled.
+        schedule ([`CosineRestartSchedule`]): The schedule.
+        eta_min (`float`, *optional*, defaults to 0.0): The rate at the end of each cycle, >= 0.
+        eta_min_rate (`float`, *optional*): In place of `eta_min`: the share of its own base rate that each parameter
+            group has at the end of each cycle, between 0 and 1.
+        last_epoch (`int`, *optional*, defaults to -1): The last step that was done when training goes on; -1 to begin.
+        verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
+
+    Attributes:
+        base_lrs (`list[float]`): The rate that each parameter group was given.
+        last_epoch (`int`): The current step; -1 in a scheduler that waits for its turn in a `SequentialLR`.
+
+    Raises:
+        TypeError, ValueError: If an argument is of the wrong type or out of its range; the message names it. The
+            optimizer is then as it was.
+        KeyError: If `last_epoch` is not -1 and a parameter group has no `initial_lr`, as in torch.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    >>> scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=4, warmup_steps=2, decay=0.5))
+    >>> for step in range(5):
+    ...     print(step, scheduler.cycle, round(scheduler.get_last_lr()[0], 4))
+    ...     optimizer.step()
+    ...     scheduler.step()
+    0 0 0.0
+    1 0 0.0427
+    2 0 0.05
+    3 0 0.0146
+    4 1 0.05
+
+    ```
+
+    Source: SGDR, https://arxiv.org/abs/1608.03983; the contract is that of
+    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`.
+    """
+
+    base_lrs: list[float]  # type: ignore[assignment]
+    last_epoch: int
+    _rates: Any  # GroupRates where this scheduler has written into the optimizer, else None
+    _constants: tuple[Any, ...]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedule: CosineRestartSchedule,
+        *,
+        eta_min: float = 0.0,
+        eta_min_rate: float | None = None,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"Expected optimizer to be a torch Optimizer, but got a {type(optimizer).__name__}")
+        if not isinstance(schedule, CosineRestartSchedule):
+            raise TypeError(f"Expected schedule to be a CosineRestartSchedule, but got a {type(schedule).__name__}")
+        if not isinstance(verbose, bool):
+            raise TypeError(
+                f"Expected verbose to be a bool, but got verbose={verbose!r} of type {type(verbose).__name__}"
+            )
+        eta_min = float(real_number("eta_min", eta_min, (">=", 0)))
+        if eta_min_rate is not None:
+            eta_min_rate = real_number("eta_min_rate", eta_min_rate, (">=", 0), ("<=", 1))
+            if eta_min != 0:
+                raise ValueError(f"Expected one of eta_min and eta_min_rate, but got {eta_min=} and {eta_min_rate=}")
+        last_epoch = whole_number("last_epoch", last_epoch, (">=", -1))
+        self._schedule, self._eta_min, self._eta_min_rate = schedule, eta_min, eta_min_rate
+        super().__init__(optimizer, last_epoch)
+        self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
+        self._await_added_groups()
+
+    def _initial_step(self) -> None:
+        # Called by the base class, whose base_lrs are tensors where the rates are (the last time that they are read),
+        # and by SequentialLR, once more, after it took the first step back.
+        self.base_lrs = [float(base_lr) for base_lr in self.base_lrs]
+        self._step_count = 1
+        self._move_to(self.last_epoch + 1)
+
+    # The schedule: what was constructed holds.
+
+    @property
+    def schedule(self) -> CosineRestartSchedule:
+        """The schedule as a pure function of the step."""
+        return self._schedule
+
+    @property
+    def T_0(self) -> float | None:
+        """The length of the first cycle, in steps, or None where cycles are listed."""
+        return self.schedule.T_0
+
+    @property
+    def T_mult(self) -> float:
+        """The factor on the length of a cycle at each restart."""
+        return self.schedule.T_mult
+
+    @property
+    def eta_min(self) -> float:
+        """The rate at the end of each cycle, unless `eta_min_rate` says it."""
+        return self._eta_min
+
+    @property
+    def eta_min_rate(self) -> float | None:
+        """The share of its base rate that each parameter group has at the end of each cycle."""
+        return self._eta_min_rate
+
+    @property
+    def eta_mins(self) -> list[float]:
+        """The rate of each parameter group at the end of each cycle."""
+        if self.eta_min_rate is None:
+            return [self.eta_min] * len(self.base_lrs)
+        return [base_lr * self.eta_min_rate for base_lr in self.base_lrs]
+
+    # The position.
+
+    @property
+    def _position(self) -> float:
+        return max(0, self.last_epoch) + self._fraction
+
+    @property
+    def cycle(self) -> int:
+        """The index of the current cycle, counted from 0."""
+        return self.schedule.cycle_at(self._position).index
+
+    @property
+    def T_i(self) -> int:
+        """The length of the current cycle, in steps."""
+        return self.schedule.cycle_at(self._position).length
+
+    @property
+    def T_cur(self) -> float:
+        """Steps since the current cycle started: negative in a prefix warmup, ``T_i`` and more after the last cycle."""
+        # The fraction comes last: far out, a float cannot hold both.
+        return max(0, self.last_epoch) - self.schedule.cycle_at(self._position).start + self._fraction
+
+    @property
+    def at_cycle_end(self) -> bool:
+        """True after the ``step()`` that follows a cycle's last optimizer step: the moment to evaluate and to save."""
+        cycle = self.schedule.cycle_at(self._position)
+        return not self._fraction and (
+            self.last_epoch == cycle.start > self.schedule.origin or self.last_epoch == cycle.end
+        )
+
+    def step(self, epoch: float | None = None) -> None:
+        """Move to the next step, or to step ``epoch``, and set the rate of each parameter group.
+
+        Args:
+            epoch (`float`, *optional*): The step to move to, >= 0, whole or fractional, forwards or backwards.
+
+        Raises:
+            TypeError, ValueError: If `epoch` is not a number >= 0, or if the optimizer has lost parameter groups.
+        """
+        if self._has_tensors and is_dynamo_compiling():
+            return _step_outside_of_compilation()(self, epoch)
+        step = self.last_epoch + 1
+        groups, start, stop, base_lrs, share_at, floor, spans = self._constants
+        if (
+            epoch is not None
+            or not start <= step < stop
+            or groups is not self.optimizer.param_groups
+            or len(groups) != len(spans)
+            or base_lrs != self.base_lrs
+        ):
+            return self._step_anywhere(epoch)
+        self.last_epoch = step
+        self._step_count += 1
+        if self._is_plain:
+            share = share_at(step)
+            for group, span in zip(groups, spans):
+                group["lr"] = rate = floor + span * share
+            self._rates.last_rate = rate
+        elif not self._rates.rewrite(groups, self._lrs(step, self._segment, self._bounds)):
+            self._move_to(step)
+        return None
+
+    def _step_anywhere(self, epoch: float | None) -> None:
+        """What ``step()`` does where the constants of the last step do not hold: at a restart, in a jump."""
+        if epoch is None and self._step_count == 1:
+            self._warn_if_optimizer_has_not_stepped()
+        cycle_before = self.cycle
+        self._update_lr(epoch)
+        self._step_count += 1
+        cycle = self.schedule.cycle_at(self._position)
+        if self.verbose and cycle.index not in (0, cycle_before):
+            peaks = [
+                self.schedule.peak_lr(cycle.index, base_lr, eta_min)
+                for base_lr, eta_min in zip(self.base_lrs, self.eta_mins)
+            ]
+            print(f"Step {self.last_epoch}: restart, cycle {cycle.index} of {cycle.length} steps with peak {peaks}")
+
+    def _update_lr(self, epoch: float | None = None) -> None:
+        # SequentialLR calls this in place of step() where a scheduler's turn begins.
+        if epoch is None:
+            self._move_to(max(0, self.last_epoch + 1), self._fraction)
+        else:
+            epoch = real_number("epoch", epoch, (">=", 0))
+            whole = math.floor(epoch)
+            self._move_to(whole, epoch - whole)
+
+    def _warn_if_optimizer_has_not_stepped(self) -> None:
+        # The marks that torch.optim.lr_scheduler.LRScheduler leaves on an optimizer whose step it watches.
+        watched = hasattr(self.optimizer.step, "_wrapped_by_lr_sched")
+        if watched and not getattr(self.optimizer, "_opt_called", False):
+            warnings.warn(
+                "Detected call of `lr_scheduler.step()` before `optimizer.step()`: the first rate of the schedule is "
+                "skipped. Call `optimizer.step()` first, then `lr_scheduler.step()`.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    # The rates. Whatever else writes into an optimizer, this scheduler does it in `_move_to` and `step` only.
+
+    def _move_to(self, step: int, fraction: float = 0) -> None:
+        """Take a position, with every parameter group that the optimizer has now, and write their rates."""
+        groups = self.optimizer.param_groups
+        self._take_in(groups)
+        self.last_epoch, self._fraction = step, fraction
+        rates = self._rates = GroupRates(groups, self.get_lr())
+        self._written_at = step
+        self._prepare_steps(groups, rates)
+
+    def _stand_aside(self, last_epoch: int, fraction: float) -> None:
+        """Take a position, and leave the optimizer to whoever is in charge of it."""
+        self.last_epoch, self._fraction = last_epoch, fraction
+        self._rates = None
+        self._constants = _NO_STEPS
+        self._has_tensors = False
+
+    def _take_in(self, groups: list[dict[str, Any]]) -> None:
+        """Take in the parameter groups that were added behind those that are known."""
+        known = len(self.base_lrs)
+        if len(groups) < known:
+            raise ValueError(
+                f"Expected the optimizer to have the {known} parameter groups that the scheduler has base_lrs of, but "
+                f"got {len(groups)}"
+            )
+        if len(groups) > known and not all("initial_lr" in group for group in groups[:known]):
+            raise ValueError(
+                f"Expected parameter groups to be added behind the {known} that the scheduler knows, but got "
+                f"{len(groups)} of which the first are not these"
+            )
+        for group in groups[known:]:
+            group.setdefault("initial_lr", float(group["lr"]))  # not the tensor itself, which is filled with each rate
+            self.base_lrs.append(float(group["initial_lr"]))
+
+    def _prepare_steps(self, groups: list[dict[str, Any]], rates: GroupRates) -> None:
+        """Work out what stays as it is for the steps from this one to the end of its segment."""
+        segment = self.schedule.segment_at(self._position)
+        bounds = self._bounds_in(segment)
+        start, stop, overlap = segment.start, segment.stop, self.schedule.overlap
+        overlaps = overlap is not None and self._position < overlap.stop
+        if overlaps:
+            stop = min(stop, overlap.stop)  # type: ignore[union-attr]
+        if self._fraction or self._step_count == 1:
+            stop = start  # a fractional position and the first step, which may warn, take the long way
+        floors, spans = zip(*bounds)
+        self._segment, self._bounds = segment, [bounds[index] for index in rates.owners]
+        self._has_tensors = not rates.all_floats
+        self._is_plain = rates.all_floats and not overlaps and len({*floors}) == 1
+        self._constants = (groups, start, stop, [*self.base_lrs], segment.share, floors[0], spans)
+
+    def _bounds_in(self, segment: Any) -> list[tuple[float, float]]:
+        return [
+            self.schedule.floor_and_span(segment, base_lr, eta_min)
+            for base_lr, eta_min in zip(self.base_lrs, self.eta_mins)
+        ]
+
+    def _lrs(self, position: float, segment: Any, bounds: list[tuple[float, float]]) -> list[float]:
+        share, overlap = segment.share(position), self.schedule.overlap
+        if overlap is not None and position < overlap.stop:
+            warm = overlap.share(position)
+            return [warm * (floor + span * share) for floor, span in bounds]
+        return [floor + span * share for floor, span in bounds]
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]
+        """Return the rate of each parameter group at the current position, from the schedule."""
+        segment = self.schedule.segment_at(self._position)
+        return self._lrs(self._position, segment, self._bounds_in(segment))
+
+    def get_last_lr(self) -> list[float]:  # type: ignore[override]
+        """Return the rate of each parameter group at the current position, as plain floats, in rates per step."""
+        return self.get_lr()
+
+    @property
+    def _last_lr(self) -> list[float]:  # type: ignore[override]
+        return self.get_lr()
+
+    def _is_in_charge(self) -> bool:
+        """Whether the optimizer still has what this scheduler wrote last, so that it may write outside of `step()`."""
+        if self._rates is None or self.last_epoch < 0:
+            return False
+        groups, known = self.optimizer.param_groups, len(self.base_lrs)
+        rewrites = self.last_epoch - self._written_at
+        return len(groups) >= known and self._rates.stand(groups[:known], self.get_lr(), rewrites)
+
+    def _await_added_groups(self) -> None:
+        """Let parameter groups that are added join at the current position with the next update."""
+
+        def join(*_: Any) -> None:
+            scheduler = scheduler_ref()
+            if scheduler is None or len(scheduler.optimizer.param_groups) <= len(scheduler.base_lrs):
+                return
+            if scheduler._is_in_charge():
+                scheduler._move_to(scheduler.last_epoch, scheduler._fraction)
+
+        # The hook goes when the scheduler does, and holds nothing alive.
+        scheduler_ref = weakref.ref(self, lambda _: handle.remove())
+        try:
+            handle = self.optimizer.register_step_pre_hook(join)
+        except AttributeError:
+            # A wrapper, such as Accelerate's, that is an Optimizer by its class alone: groups join at the next step().
+            return
+
+    # Saved and loaded.
+
+    def __getstate__(self) -> dict[str, Any]:
+        of_this_optimizer = ("_rates", "_written_at", "_constants", "_bounds", "_segment", "_has_tensors", "_is_plain")
+        state = {name: value for name, value in vars(self).items() if name not in of_this_optimizer}
+        return state | {"in_charge": self._is_in_charge()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        in_charge = state.pop("in_charge")
+        vars(self).update(state)
+        self._place(in_charge, self.last_epoch, self._fraction)
+        self._await_added_groups()  # a copy of an optimizer has only its groups and its state
+
+    def _place(self, in_charge: bool, last_epoch: int, fraction: float) -> None:
+        if in_charge and last_epoch >= 0:
+            self._move_to(last_epoch, fraction)
+        else:
+            self._stand_aside(last_epoch, fraction)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, the base rates and the schedule, as plain numbers, strings, lists and dicts.
+
+        A `LambdaLR` (the schedules of transformers) loads it, too, so that a run can leave again.
+        """
+        schedule = _arguments(self)
+        if self.schedule.cycles is not None:
+            schedule["cycles"] = [[*cycle] for cycle in self.schedule.cycles]  # type: ignore[misc]
+        last_epoch = max(-1, self.last_epoch)  # nested sequences take more than one step back
+        return {
+            "last_epoch": last_epoch,
+            "fraction": self._fraction,
+            "base_lrs": [*self.base_lrs],
+            "_step_count": self._step_count,
+            "in_charge": self._is_in_charge(),
+            "schedule": schedule,
+            # A LambdaLR that goes on from this state carries it along: where the two differ, it was one.
+            "saved_at": last_epoch,
+            "_last_lr": self.get_last_lr(),
+            "lr_lambdas": [None] * len(self.base_lrs),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the position and the base rates; where the saved scheduler was in charge, also the optimizer's rates.
+
+        The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers. If
+        the saved one had other rates up to the saved position, a warning of the logger `hf_warmcos` names each
+        difference.
+
+        Args:
+            state_dict (`dict`): What `state_dict()` of this class, of torch's `CosineAnnealingWarmRestarts` or of a
+                `LambdaLR` (the schedules of transformers) returned. The latter two do not say whether they were in
+                charge, which is then supposed.
+
+        Raises:
+            TypeError, ValueError: If it is not such a state, or one of another number of parameter groups. Nothing
+                is changed then.
+        """
+        saved = read_state(state_dict)
+        groups = self.optimizer.param_groups
+        if len(saved.base_lrs) != len(groups):
+            raise ValueError(
+                f"Expected base_lrs of {len(groups)} parameter groups, but got {len(saved.base_lrs)}: {saved.base_lrs}"
+            )
+        differences = self._differences_from(saved)
+        if differences:
+            logger.warning(
+                "The saved schedule had other rates up to step %d than this one, which holds: %s",
+                saved.last_epoch,
+                "; ".join(differences),
+            )
+        self.base_lrs, self._step_count = saved.base_lrs, saved.step_count
+        if saved.in_charge:
+            for group, base_lr in zip(groups, saved.base_lrs):
+                group["initial_lr"] = base_lr
+        self._place(saved.in_charge, saved.last_epoch, saved.fraction)
+
+    def _differences_from(self, saved: SavedState) -> list[str]:
+        """The arguments that differ from the saved ones, if the rates up to the saved position do."""
+        if saved.schedule is None or not saved.base_lrs:
+            return []
+        base_lr = max(saved.base_lrs)
+
+        def past(of: Any, steps: range) -> np.ndarray:
+            eta_min = of.eta_min if of.eta_min_rate is None else base_lr * of.eta_min_rate
+            return of.schedule.curve(steps, base_lr, eta_min)
+
+        done = min(saved.last_epoch, _MOST_STEPS_TO_COMPARE)
+        parts = (range(first, min(first + 2**16, done)) for first in range(0, done, 2**16))
+        if all(np.allclose(past(self, part), past(saved, part), rtol=1e-9, atol=0) for part in parts):
+            return []
+        here, there = _arguments(self), _arguments(saved)
+        return [f"{name} was {there[name]}, is {here[name]}" for name in here if there[name] != here[name]]
+
+    def __repr__(self) -> str:
+        minimum = f"eta_min={self.eta_min}" if self.eta_min_rate is None else f"eta_min_rate={self.eta_min_rate}"
+        return f"{type(self).__name__}({self.schedule}, {minimum}, last_epoch={self.last_epoch})"
+
+
+def _arguments(of: CosineRestartLR | SavedState) -> dict[str, Any]:
+    assert of.schedule is not None
+    return asdict(of.schedule) | {"eta_min": of.eta_min, "eta_min_rate": of.eta_min_rate}
+
+
+_NO_STEPS: tuple[Any, ...] = (None, 0, 0, None, None, 0.0, ())
+# Two curves of so many steps take about a second. Schedules that have been the same for so long differ in their end.
+_MOST_STEPS_TO_COMPARE = 10**7
+
+
+@cache
+def _step_outside_of_compilation() -> Any:
+    # A compiled function that calls step() would otherwise be compiled anew for each position.
+    return torch.compiler.disable(CosineRestartLR.step)
+
+
+class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
+    r"""Cosine annealing with warm restarts, whose peak decays at each restart, after one linear warmup.
+
+    [`CosineRestartLR`], constructed with the arguments of torch's `CosineAnnealingWarmRestarts`. At step t in cycle k,
+    which starts at :math:`s_k` and has :math:`T_k` steps:
+
+    .. math::
+        peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
+        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi (t - s_k) / T_k)}{2}\right)
 
     Args:
         optimizer (`torch.optim.Optimizer`): The optimizer whose rates are scheduled. A tensor `lr` is filled in place.
@@ -48,39 +498,23 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         num_cycles (`int`, *optional*): Number of cycles, after which the rate stays at `eta_min`; endless if not given.
         warmup_lr_rate (`float`, *optional*, defaults to 0.0): Share of the rate at which the warmup starts.
 
-    Attributes:
-        schedule ([`CosineRestartSchedule`]): The schedule as a pure function of the step.
-        base_lrs (`list[float]`): The rate that each parameter group was given.
-
     Raises:
-        TypeError, ValueError: If an argument is of the wrong type or out of its range; the message names it. The
-            optimizer is then as it was.
-        KeyError: If `last_epoch` is not -1 and a parameter group has no `initial_lr`, as in torch.
+        TypeError, ValueError, KeyError: As from [`CosineRestartSchedule`] and [`CosineRestartLR`].
 
     Example:
 
     ```python
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    >>> scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, T_0=4, warmup_steps=2, decay=0.5)
-    >>> for step in range(5):
-    ...     print(step, scheduler.cycle, round(scheduler.get_last_lr()[0], 4))
-    ...     optimizer.step()
-    ...     scheduler.step()
-    0 0 0.0
-    1 0 0.0427
-    2 0 0.05
-    3 0 0.0146
-    4 1 0.05
+    >>> scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, T_0=100, warmup_steps=20, decay=0.75)
+    >>> scheduler.schedule == CosineRestartSchedule(T_0=100, warmup_steps=20, decay=0.75)
+    True
 
     ```
 
-    Source: SGDR, https://arxiv.org/abs/1608.03983. Name, arguments and meaning as in
+    Source: name, arguments and meaning as in
     https://github.com/qu-gg/pytorch-cosine-annealing-with-decay-and-initial-warmup, without its off-by-one.
     """
-
-    base_lrs: list[float]  # type: ignore[assignment]
-    last_epoch: int
 
     def __init__(
         self,
@@ -98,13 +532,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
         num_cycles: int | None = None,
         warmup_lr_rate: float = 0.0,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"Expected optimizer to be a torch Optimizer, but got a {type(optimizer).__name__}")
-        if not isinstance(verbose, bool):
-            raise TypeError(
-                f"Expected verbose to be a bool, but got verbose={verbose!r} of type {type(verbose).__name__}"
-            )
-        self.schedule = CosineRestartSchedule(
+        schedule = CosineRestartSchedule(
             T_0=T_0,
             T_mult=T_mult,
             decay=decay,
@@ -113,252 +541,6 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(LRScheduler):
             num_cycles=num_cycles,
             warmup_lr_rate=warmup_lr_rate,
         )
-        self.eta_min = real_number("eta_min", eta_min, (">=", 0))
-        self.eta_min_rate = eta_min_rate
-        if eta_min_rate is not None:
-            self.eta_min_rate = real_number("eta_min_rate", eta_min_rate, (">=", 0), ("<=", 1))
-            if eta_min != 0:
-                raise ValueError(f"Expected one of eta_min and eta_min_rate, but got {eta_min=} and {eta_min_rate=}")
-        super().__init__(optimizer, whole_number("last_epoch", last_epoch, (">=", -1)))
-        self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
-        self._place_added_groups()
-
-    def _initial_step(self) -> None:
-        # Called by the base class, whose base_lrs are tensors where the rates are: the last time that they are read.
-        self.base_lrs = [float(base_lr) for base_lr in self.base_lrs]
-        self._move_to(self.last_epoch + 1, 0.0, step_count=1)
-
-    def _place_added_groups(self) -> None:
-        """Make parameter groups that are added from now on start at the schedule's current position."""
-        scheduler_ref, add_param_group = weakref.ref(self), self.optimizer.add_param_group
-
-        def add_param_group_at_current_position(param_group: dict[str, Any]) -> None:
-            add_param_group(param_group)
-            scheduler = scheduler_ref()
-            if scheduler is not None:
-                scheduler._move_to(scheduler.last_epoch, scheduler._fraction, scheduler._step_count)
-
-        self.optimizer.add_param_group = add_param_group_at_current_position  # type: ignore[method-assign]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._place_added_groups()  # a copy of an optimizer has only its groups and its state
-
-    @property
-    def _step_count(self) -> int:
-        """Calls of ``step()``, the constructor's included, as torch counts them and Accelerate raises them."""
-        return self.last_epoch + self._steps_beyond_position
-
-    @_step_count.setter
-    def _step_count(self, value: int) -> None:
-        # Kept relative to the position, so that a step to the next position counts by itself.
-        self._steps_beyond_position = value - self.last_epoch
-
-    @property
-    def _position(self) -> float:
-        return self.last_epoch + self._fraction if self._fraction else self.last_epoch
-
-    @property
-    def cycle(self) -> int:
-        """The index of the current cycle, counted from 0."""
-        return self._stretch.cycle.index
-
-    @property
-    def T_i(self) -> int:
-        """The length of the current cycle, in steps."""
-        return self._stretch.cycle.length
-
-    @property
-    def T_cur(self) -> float:
-        """Steps since the current cycle started: negative in a prefix warmup, ``T_i`` and more after the last cycle."""
-        return self.last_epoch - self._stretch.cycle.start + self._fraction
-
-    @property
-    def at_cycle_end(self) -> bool:
-        """True after the ``step()`` that follows a cycle's last optimizer step: the moment to evaluate and to save."""
-        cycle = self._stretch.cycle
-        return not self._fraction and (
-            self.last_epoch == cycle.start > self.schedule.origin or self.last_epoch == cycle.end
+        super().__init__(
+            optimizer, schedule, eta_min=eta_min, eta_min_rate=eta_min_rate, last_epoch=last_epoch, verbose=verbose
         )
-
-    def step(self, epoch: float | None = None) -> None:
-        """Move to the next step, or to step ``epoch``, and set the rate of each parameter group.
-
-        Args:
-            epoch (`float`, *optional*): The step to move to, >= 0, whole or fractional, forwards or backwards.
-
-        Raises:
-            TypeError, ValueError: If `epoch` is not a number >= 0.
-        """
-        if self._has_tensor_rates:
-            return _step_outside_of_compilation()(self, epoch)
-        step = self.last_epoch + 1
-        groups, first, past, warmup_past, length, bounds = self._constants
-        if epoch is not None or not first <= step < past or groups is not self.optimizer.param_groups:
-            return self._step_anywhere(epoch)
-        self.last_epoch = step
-        if step >= warmup_past:
-            share = (1 + cos(pi * (step - first) / length)) / 2
-        elif self._stretch.shape == "rise":
-            share = self.schedule._rise(step - first)
-        else:
-            warm = self.schedule._rise(step)
-            share = (1 + cos(pi * (step - first) / length)) / 2
-            for group, floor, span in bounds:
-                group["lr"] = warm * (floor + span * share)
-            return None
-        for group, floor, span in bounds:
-            group["lr"] = floor + span * share
-        return None
-
-    def _step_anywhere(self, epoch: float | None) -> None:
-        """What ``step()`` does where the constants of the last step do not hold: at a restart, in a jump."""
-        whole, fraction = self.last_epoch + 1, self._fraction
-        if epoch is not None:
-            epoch = real_number("epoch", epoch, (">=", 0))
-            whole = math.floor(epoch)
-            fraction = epoch - whole
-        elif self._step_count == 1:
-            self._warn_if_optimizer_has_not_stepped()
-        cycle_before = self.cycle
-        self._move_to(whole, fraction, self._step_count + 1)
-        cycle = self._stretch.cycle
-        if self.verbose and cycle.index not in (0, cycle_before):
-            peaks = [
-                self.schedule.peak_lr(cycle.index, base_lr, eta_min)
-                for base_lr, eta_min in zip(self.base_lrs, self.eta_mins)
-            ]
-            print(f"Step {self.last_epoch}: restart, cycle {cycle.index} of {cycle.length} steps with peak {peaks}")
-
-    def _warn_if_optimizer_has_not_stepped(self) -> None:
-        # The marks that torch.optim.lr_scheduler.LRScheduler leaves on an optimizer whose step it watches.
-        watched = hasattr(self.optimizer.step, "_wrapped_by_lr_sched")
-        if watched and not getattr(self.optimizer, "_opt_called", False):
-            warnings.warn(
-                "Detected call of `lr_scheduler.step()` before `optimizer.step()`: the first rate of the schedule is "
-                "skipped. Call `optimizer.step()` first, then `lr_scheduler.step()`.",
-                UserWarning,
-                stacklevel=4,
-            )
-
-    def _move_to(self, whole: int, fraction: float, step_count: int) -> None:
-        """Take the position ``whole + fraction``, with every parameter group that the optimizer has now."""
-        groups = self.optimizer.param_groups
-        for group in groups[len(self.base_lrs) :]:
-            group.setdefault("initial_lr", float(group["lr"]))  # not the tensor itself, which is filled with each rate
-            self.base_lrs.append(float(group["initial_lr"]))
-        self.last_epoch, self._fraction = whole, fraction
-        self._step_count = step_count
-        schedule = self.schedule
-        self._stretch = stretch = schedule._stretch_at(self._position)
-        bounds = [
-            (group, *schedule._floor_and_span(stretch, base_lr, eta_min))
-            for group, base_lr, eta_min in zip(groups, self.base_lrs, self.eta_mins)
-        ]
-        self._has_tensor_rates = any(isinstance(group["lr"], Tensor) for group in groups)
-        warmup_past = stretch.past if stretch.shape == "rise" else schedule._overlap
-        # The first step and a fractional position take the long way: the constants then hold for no step at all.
-        past = stretch.first if fraction or step_count == 1 else stretch.past
-        self._constants = (groups, stretch.first, past, warmup_past, stretch.past - stretch.first, bounds)
-        self._set_rates()
-
-    @property
-    def eta_mins(self) -> list[float]:
-        """The rate of each parameter group at the end of each cycle."""
-        if self.eta_min_rate is None:
-            return [self.eta_min] * len(self.base_lrs)
-        return [base_lr * self.eta_min_rate for base_lr in self.base_lrs]
-
-    def _set_rates(self) -> None:
-        for (group, _, _), rate in zip(self._constants[-1], self.get_lr()):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-
-    def get_lr(self) -> list[float]:  # type: ignore[override]
-        """Return the rate of each parameter group at the current position, from the schedule."""
-        schedule, stretch = self.schedule, self._stretch
-        share = schedule._share(stretch, self.last_epoch - stretch.first + self._fraction, cos)
-        warm = schedule._rise(self._position) if self.last_epoch < schedule._overlap else 1.0
-        return [warm * (floor + span * share) for _, floor, span in self._constants[-1]]
-
-    def get_last_lr(self) -> list[float]:  # type: ignore[override]
-        """Return the rate of each parameter group that the last ``step()`` set, as plain floats, in rates per step."""
-        return self.get_lr()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position, the base rates and the schedule, as plain numbers, strings, lists and dicts."""
-        return {
-            "last_epoch": self.last_epoch,
-            "fraction": self._fraction,
-            "base_lrs": list(self.base_lrs),
-            "_step_count": self._step_count,
-            "schedule": asdict(self.schedule) | {"eta_min": self.eta_min, "eta_min_rate": self.eta_min_rate},
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the position and the base rates, and leave the optimizer at the rate of that position.
-
-        The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers;
-        a warning names each difference from the saved one.
-
-        Args:
-            state_dict (`dict`): What `state_dict()` of this class, of torch's `CosineAnnealingWarmRestarts` or of a
-                `LambdaLR` (the schedules of transformers) returned.
-
-        Raises:
-            TypeError, ValueError: If it is not such a state, or one of another number of parameter groups. Nothing
-                is changed then.
-        """
-        missing = [key for key in ("last_epoch", "base_lrs") if key not in state_dict]
-        if missing:
-            raise ValueError(f"Expected a scheduler state with last_epoch and base_lrs, but got keys {[*state_dict]}")
-        last_epoch = whole_number("last_epoch", state_dict["last_epoch"], (">=", 0))
-        # torch's CosineAnnealingWarmRestarts keeps the fraction of a fractional step in T_cur alone.
-        fraction = real_number(
-            "fraction", state_dict.get("fraction", state_dict.get("T_cur", 0) % 1), (">=", 0), ("<", 1)
-        )
-        base_lrs = [
-            float(real_number("base_lrs", base_lr.item() if isinstance(base_lr, Tensor) else base_lr))
-            for base_lr in state_dict["base_lrs"]
-        ]
-        groups = self.optimizer.param_groups
-        if len(base_lrs) != len(groups):
-            raise ValueError(
-                f"Expected base_lrs of {len(groups)} parameter groups, but got {len(base_lrs)}: {base_lrs}"
-            )
-        differences = self._differences_from(state_dict)
-        if differences:
-            warnings.warn(
-                f"The saved schedule differs from this one, which holds: {'; '.join(differences)}",
-                UserWarning,
-                stacklevel=2,
-            )
-        for group, base_lr in zip(groups, base_lrs):
-            group["initial_lr"] = base_lr
-        self.base_lrs = base_lrs
-        self._move_to(last_epoch, fraction, state_dict.get("_step_count", last_epoch + 1))
-
-    def _differences_from(self, state_dict: dict[str, Any]) -> list[str]:
-        here = self.state_dict()["schedule"]
-        if "schedule" in state_dict:
-            saved = state_dict["schedule"]
-        elif "T_0" in state_dict:  # torch's CosineAnnealingWarmRestarts: no decay, no warmup, no end
-            saved = CosineRestartSchedule(state_dict["T_0"], state_dict["T_mult"])
-            saved = asdict(saved) | {"eta_min": state_dict["eta_min"], "eta_min_rate": None}
-        else:
-            return []
-        names = [
-            name for name in here if here["warmup_steps"] or saved.get("warmup_steps") or name not in _WARMUP_DETAILS
-        ]
-        return [f"{name} was {saved.get(name)}, is {here[name]}" for name in names if saved.get(name) != here[name]]
-
-
-_WARMUP_DETAILS = ("warmup_mode", "warmup_lr_rate")
-
-
-@cache
-def _step_outside_of_compilation() -> Any:
-    # A compiled function that calls step() would otherwise be compiled anew for each position.
-    return torch.compiler.disable(CosineAnnealingWarmRestartsWithDecayAndLinearWarmup._step_anywhere)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import operator
+import sys
 from numbers import Integral, Real
 from typing import Any
+
+# The steps that can be counted, as in numpy's and torch's integers. Whatever is computed from numbers within this limit
+# fits into a float.
+MOST_STEPS = 2**63 - 1
 
 _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -20,13 +24,14 @@ def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | floa
 
     Raises:
         TypeError: If ``value`` is not a real number.
-        ValueError: If ``value`` is NaN, infinite or out of bounds.
+        ValueError: If ``value`` is NaN, beyond the range of a float or out of bounds.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Expected {name} to be a number, but got {name}={value!r} of type {type(value).__name__}")
     number = int(value) if isinstance(value, Integral) else float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"Expected {name} to be finite, but got {name}={number}")
+    if not abs(number) <= sys.float_info.max:
+        came = f"{name}={number}" if isinstance(number, float) else f"an integer of {number.bit_length()} bits"
+        raise ValueError(f"Expected {name} to be finite, but got {came}")
     for comparison, limit in bounds:
         if not _COMPARISONS[comparison](number, limit):
             raise ValueError(f"Expected {name} {comparison} {limit}, but got {name}={number}")
