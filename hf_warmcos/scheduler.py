@@ -7,6 +7,7 @@ import math
 import warnings
 import weakref
 from dataclasses import asdict
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -161,29 +162,33 @@ class CosineRestartLR(LRScheduler):
     # The position.
 
     @property
-    def _position(self) -> float:
-        return max(0, self.last_epoch) + self._fraction
+    def _position(self) -> Any:
+        # Exactly, for a float that holds a late step holds little of the fraction.
+        return self._step + Fraction(self._fraction) if self._fraction else self._step
+
+    @property
+    def _step(self) -> int:
+        return max(0, self.last_epoch)
 
     @property
     def cycle(self) -> int:
         """The index of the current cycle, counted from 0."""
-        return self.schedule.cycle_at(self._position).index
+        return self.schedule.cycle_at(self._step).index
 
     @property
     def T_i(self) -> int:
         """The length of the current cycle, in steps."""
-        return self.schedule.cycle_at(self._position).length
+        return self.schedule.cycle_at(self._step).length
 
     @property
     def T_cur(self) -> float:
         """Steps since the current cycle started: negative in a prefix warmup, ``T_i`` and more after the last cycle."""
-        # The fraction comes last: far out, a float cannot hold both.
-        return max(0, self.last_epoch) - self.schedule.cycle_at(self._position).start + self._fraction
+        return self._step - self.schedule.cycle_at(self._step).start + self._fraction
 
     @property
     def at_cycle_end(self) -> bool:
         """True after the ``step()`` that follows a cycle's last optimizer step: the moment to evaluate and to save."""
-        cycle = self.schedule.cycle_at(self._position)
+        cycle = self.schedule.cycle_at(self._step)
         return not self._fraction and (
             self.last_epoch == cycle.start > self.schedule.origin or self.last_epoch == cycle.end
         )
@@ -227,7 +232,7 @@ class CosineRestartLR(LRScheduler):
         cycle_before = self.cycle
         self._update_lr(epoch)
         self._step_count += 1
-        cycle = self.schedule.cycle_at(self._position)
+        cycle = self.schedule.cycle_at(self._step)
         if self.verbose and cycle.index not in (0, cycle_before):
             peaks = [
                 self.schedule.peak_lr(cycle.index, base_lr, eta_min)
@@ -257,7 +262,7 @@ class CosineRestartLR(LRScheduler):
 
     # The rates. Whatever else writes into an optimizer, this scheduler does it in `_move_to` and `step` only.
 
-    def _move_to(self, step: int, fraction: float = 0) -> None:
+    def _move_to(self, step: int, fraction: float = 0.0) -> None:
         """Take a position, with every parameter group that the optimizer has now, and write their rates."""
         groups = self.optimizer.param_groups
         self._take_in(groups)

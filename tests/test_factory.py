@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import get_cosine_with_hard_restarts_schedule_with_warmup
 
 from hf_warmcos import (
-    CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    CosineRestartLR,
     CosineRestartSchedule,
     get_cosine_restarts_with_decay_and_warmup_schedule,
 )
@@ -61,7 +61,7 @@ def test_without_decay_it_equals_hard_restarts_where_the_cycles_divide_the_budge
 
 def test_it_returns_the_scheduler(make_optimizer):
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 10, 110, num_cycles=4, decay=0.5)
-    assert type(scheduler) is CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
+    assert type(scheduler) is CosineRestartLR
     assert scheduler.schedule == CosineRestartSchedule(25, 1, 0.5, 10, "prefix", 4)
 
 
@@ -111,40 +111,39 @@ def test_training_that_ends_inside_a_cycle_is_warned_about_with_what_would_end_a
     rate = 0.1 * 0.5**3 * (1 + math.cos(math.pi / 3)) / 2
     assert message == (
         "Training ends inside a cycle: num_training_steps=1000 is step 100 of the 300 steps of cycle 3, at a learning "
-        f"rate of {rate:.6g}. num_cycles=3 in place of T_0 would end at the minimum."
+        f"rate of {rate:.6g}. num_cycles=3 in place of T_0 would fill the training with whole cycles."
     )
     assert caught[0].filename == __file__
 
 
-@given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([1, 1.5, 2]), st.integers(0, 50))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_the_warning_comes_exactly_where_training_ends_inside_a_cycle_and_its_advice_holds(
-    make_optimizer, num_training_steps, T_0, T_mult, num_warmup_steps
-):
-    if num_warmup_steps > num_training_steps:
-        num_warmup_steps = 0
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-            make_optimizer(), num_warmup_steps, num_training_steps, T_0=T_0, T_mult=T_mult
-        )
-    ends_at_minimum = num_training_steps in scheduler.schedule.restarts(num_training_steps + 1)
-    assert bool(caught) == (not ends_at_minimum)
-    if caught and "num_cycles=" in str(caught[0].message):
-        num_cycles = int(str(caught[0].message).split("num_cycles=")[1].split()[0])
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            advised = get_cosine_restarts_with_decay_and_warmup_schedule(
-                make_optimizer(), num_warmup_steps, num_training_steps, num_cycles, T_mult=T_mult
-            )
-        assert advised.schedule.lr_at(num_training_steps) == 0
+def test_cycles_that_end_long_before_the_training_are_warned_about(make_optimizer):
+    with pytest.warns(UserWarning, match="stays at its minimum from step 250 on, for the last 850 of") as caught:
+        get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(0.1), 0, 1100, num_cycles=1, T_0=250)
+    assert caught[0].filename == __file__
+
+
+def test_a_warmup_as_long_as_the_training_has_the_rates_of_transformers(make_optimizer):
+    optimizer, theirs = make_optimizer(0.1), make_optimizer(0.1)
+    scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 50, 50)
+    hard_restarts = get_cosine_with_hard_restarts_schedule_with_warmup(theirs, 50, 50)
+    assert rates(optimizer, scheduler, 55) == rates(theirs, hard_restarts, 55)
+
+
+def test_listed_cycles_and_plateaus_reach_the_schedule(make_optimizer):
+    scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
+        make_optimizer(), 5, cycles=[10, [20, 0.5]], stable_ratio=0.3
+    )
+    assert scheduler.schedule == CosineRestartSchedule(
+        cycles=[10, [20, 0.5]], stable_ratio=0.3, warmup_steps=5, warmup_mode="prefix"
+    )
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         {"num_training_steps": 900, "T_0": 300},
-        {"num_training_steps": 1000, "T_0": 300, "num_cycles": 3},
+        {"num_training_steps": 900, "T_0": 300, "num_cycles": 3},
+        {"num_training_steps": 900, "cycles": [300, 600]},
         {"num_training_steps": 1000, "num_cycles": 7},
         {"T_0": 300},
     ],
@@ -173,7 +172,10 @@ WRONG_ARGUMENTS = (
     + [({"num_training_steps": None, "T_0": value}, "T_0") for value in (0, -1, math.nan, math.inf, "3", True)]
     + [({name: None}, name) for name in ("num_warmup_steps", "decay", "T_mult", "warmup_mode", "warmup_lr_rate")]
     + [
-        ({"num_training_steps": None}, "T_0 or num_training_steps"),
+        ({"num_training_steps": None}, "one of T_0, cycles and num_training_steps"),
+        ({"cycles": [100], "decay": 0.5}, "decay"),
+        ({"cycles": []}, "cycles"),
+        ({"stable_ratio": 1}, "stable_ratio"),
         ({"num_training_steps": 0}, "num_training_steps"),
         ({"num_cycles": 101}, "num_cycles"),
         ({"num_cycles": 0}, "num_cycles"),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+import time
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
+from itertools import count
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 from hf_warmcos import CosineRestartSchedule, Cycle
 from hf_warmcos.schedule import WARMUP_MODES
@@ -17,26 +23,36 @@ from hf_warmcos.schedule import WARMUP_MODES
 FIGURE = CosineRestartSchedule(T_0=10_000, decay=0.75, warmup_steps=2_000)
 
 
+def all_cycles(schedule: CosineRestartSchedule) -> Iterator[tuple[int, float]]:
+    """The length of each cycle, and the share of the base rate at which it peaks, one after the other in fractions."""
+    if schedule.cycles is not None:
+        yield from (cycle if isinstance(cycle, (list, tuple)) else (cycle, 1) for cycle in schedule.cycles)
+        return
+    start, growth = Fraction(0), Fraction(schedule.T_0)
+    for k in count() if schedule.num_cycles is None else range(schedule.num_cycles):
+        yield round(start + growth) - round(start), schedule.decay**k
+        start, growth = start + growth, growth * Fraction(schedule.T_mult)
+
+
 def formula(schedule: CosineRestartSchedule, step: float, base_lr: float, eta_min: float) -> float:
-    """The definition of the schedule, written as plainly as it can be: a walk over all cycles, in fractions."""
+    """The definition of the schedule, written as plainly as it can be: a walk over all cycles."""
     W, r = schedule.warmup_steps, schedule.warmup_lr_rate
-    first = W if schedule.warmup_mode == "prefix" else 0
-    if step < first:
-        return base_lr * (r + (1 - r) * step / W)
-    k, start, growth = 0, Fraction(0), Fraction(schedule.T_0)
-    while True:
-        s_k, s_next = first + round(start), first + round(start + growth)
-        if step < s_next:
+    s_k = W if schedule.warmup_mode == "prefix" else 0
+    for T_k, share in all_cycles(schedule):
+        peak = max(base_lr * share, min(base_lr, eta_min))
+        if step < s_k:
+            return peak * (r + (1 - r) * step / W)
+        if step < s_k + T_k:
             break
-        if k + 1 == schedule.num_cycles:
-            return eta_min
-        k, start, growth = k + 1, start + growth, growth * Fraction(schedule.T_mult)
-    peak = max(base_lr * schedule.decay**k, min(base_lr, eta_min))
-    tau, T_k = step - s_k, s_next - s_k
-    if schedule.warmup_mode == "every_cycle" and W:
-        if tau < W:
-            return eta_min + (peak - eta_min) * (r + (1 - r) * tau / W)
-        tau, T_k = tau - W, T_k - W
+        s_k += T_k
+    else:
+        return eta_min
+    tau = step - s_k
+    w = W if schedule.warmup_mode == "every_cycle" else 0
+    if tau < w:
+        return eta_min + (peak - eta_min) * (r + (1 - r) * tau / W)
+    h = min(round(schedule.stable_ratio * (T_k - w)), T_k - w - 1)
+    tau, T_k = max(0, tau - w - h), T_k - w - h
     rate = eta_min + (peak - eta_min) * (1 + math.cos(math.pi * tau / T_k)) / 2
     if schedule.warmup_mode == "overlap" and step < W:
         rate *= r + (1 - r) * min(1, step / W)
@@ -45,18 +61,22 @@ def formula(schedule: CosineRestartSchedule, step: float, base_lr: float, eta_mi
 
 @st.composite
 def schedules(draw: st.DrawFn) -> CosineRestartSchedule:
-    T_mult = draw(st.one_of(st.integers(1, 4), st.floats(0.3, 3)))
-    num_cycles = draw(st.integers(1, 6) if T_mult < 1 else st.one_of(st.none(), st.integers(1, 6)))
-    T_0 = draw(st.one_of(st.integers(1, 300), st.floats(1, 300)))
     arguments = {
-        "T_0": T_0,
-        "T_mult": T_mult,
-        "decay": draw(st.floats(0.1, 1)),
         "warmup_steps": draw(st.integers(0, 50)),
         "warmup_mode": draw(st.sampled_from(WARMUP_MODES)),
-        "num_cycles": num_cycles,
         "warmup_lr_rate": draw(st.floats(0, 1)),
+        "stable_ratio": draw(st.one_of(st.just(0), st.floats(0, 0.999))),
     }
+    if draw(st.booleans()):
+        lengths, shares = st.integers(1, 300), st.floats(0.05, 3)
+        pairs = st.tuples(lengths, shares).map(list)
+        arguments["cycles"] = draw(st.lists(st.one_of(lengths, pairs), min_size=1, max_size=8))
+    else:
+        T_mult = draw(st.one_of(st.integers(1, 4), st.floats(0.3, 3)))
+        arguments["T_mult"] = T_mult
+        arguments["T_0"] = draw(st.one_of(st.integers(1, 300), st.floats(1, 300)))
+        arguments["decay"] = draw(st.floats(0.1, 1))
+        arguments["num_cycles"] = draw(st.integers(1, 6) if T_mult < 1 else st.one_of(st.none(), st.integers(1, 6)))
     try:
         return CosineRestartSchedule(**arguments)
     except ValueError:
@@ -73,22 +93,24 @@ def test_lr_at_is_the_formula(schedule, step, base_lr, eta_min):
 
 
 @given(schedules(), st.integers(0, 2000), st.floats(0, 0.1))
-def test_a_curve_over_a_number_of_steps_equals_lr_at_to_the_last_bit(schedule, num_steps, eta_min):
+def test_a_curve_over_a_number_of_steps_equals_lr_at(schedule, num_steps, eta_min):
     steps = range(num_steps)
     expected = [schedule.lr_at(step, 0.3, eta_min) for step in steps[:: max(1, num_steps // 50)]]
-    assert schedule.curve(num_steps, 0.3, eta_min)[:: max(1, num_steps // 50)].tolist() == expected
-    assert schedule.curve(steps[:: max(1, num_steps // 50)], 0.3, eta_min).tolist() == expected
+    # numpy's cosine need not have the last bit of the standard library's.
+    assert_allclose(schedule.curve(num_steps, 0.3, eta_min)[:: max(1, num_steps // 50)], expected, 1e-12, 1e-15)
+    assert_allclose(schedule.curve(steps[:: max(1, num_steps // 50)], 0.3, eta_min), expected, 1e-12, 1e-15)
 
 
 @given(schedules(), st.lists(st.one_of(st.integers(0, 10**15), st.floats(0, 3000)), max_size=40))
-def test_a_curve_over_any_array_of_steps_equals_lr_at_to_the_last_bit(schedule, steps):
-    assert schedule.curve(np.array(steps), 0.3).tolist() == [schedule.lr_at(float(step), 0.3) for step in steps]
+def test_a_curve_over_any_array_of_steps_equals_lr_at(schedule, steps):
+    expected = [schedule.lr_at(float(step), 0.3) for step in steps]
+    assert_allclose(schedule.curve(np.array(steps), 0.3), expected, 1e-12, 1e-15)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64", "float32"])
 def test_a_curve_takes_steps_of_any_number_type_and_keeps_their_shape(dtype):
     steps = np.array([[3, 120, 7], [0, 99, 50]], dtype=dtype)
-    assert FIGURE.curve(steps).tolist() == [[FIGURE.lr_at(int(step)) for step in row] for row in steps]
+    assert_allclose(FIGURE.curve(steps), [[FIGURE.lr_at(int(step)) for step in row] for row in steps], 1e-12)
 
 
 def test_a_curve_of_no_steps_is_empty():
@@ -143,6 +165,7 @@ def test_a_restart_halfway_between_two_steps_is_rounded_to_the_even_one():
 def test_fitted_cycles_end_exactly_at_the_budget_with_each_restart_at_its_peak(
     num_training_steps, num_cycles, T_mult, warmup_steps
 ):
+    assume(warmup_steps != num_training_steps)
     try:
         schedule = CosineRestartSchedule.fit(
             num_training_steps, num_cycles, T_mult=T_mult, decay=0.9, warmup_steps=warmup_steps
@@ -209,10 +232,141 @@ def test_a_fractional_step_lies_between_its_neighbours():
 
 def test_a_schedule_is_a_value():
     assert CosineRestartSchedule(10, 2) == CosineRestartSchedule(np.int64(10), 2.0)
+    assert pickle.loads(pickle.dumps(FIGURE)) == copy.deepcopy(FIGURE) == FIGURE
     assert hash(CosineRestartSchedule(10, 2)) == hash(CosineRestartSchedule(10.0, np.float64(2)))
     assert type(CosineRestartSchedule(np.int32(10)).T_0) is int
     with pytest.raises(FrozenInstanceError):
         FIGURE.T_0 = 5
+
+
+@given(schedules(), st.integers(0, 2000))
+def test_segments_follow_one_another_without_a_gap_and_hold_the_step_that_asks_for_them(schedule, step):
+    segment = schedule.segment_at(step)
+    assert segment.start <= step < segment.stop
+    assert schedule.segment_at(segment.start) == segment
+    if math.isfinite(segment.stop):
+        assert schedule.segment_at(segment.stop).start == segment.stop
+        assert schedule.segment_at(segment.stop - 1) == segment
+
+
+def test_a_plateau_takes_its_share_of_what_each_cycle_has_after_its_own_warmup():
+    schedule = CosineRestartSchedule(10, 2, decay=0.5, stable_ratio=0.5, warmup_steps=2, warmup_mode="every_cycle")
+    rates = schedule.curve(30)
+    assert rates[:7].tolist() == [0, 0.5, 1, 1, 1, 1, 1]
+    assert rates[7] < 1
+    assert rates[10:22].tolist() == [0, 0.25, *[0.5] * 10]
+    assert rates[22] < 0.5
+
+
+def test_the_longest_plateau_leaves_one_step_to_anneal():
+    schedule = CosineRestartSchedule(4, stable_ratio=0.999)
+    assert [schedule.lr_at(step) for step in (0, 2, 3, 3.5, 4)] == pytest.approx([1, 1, 1, 0.5, 1])
+
+
+def test_listed_cycles_have_the_lengths_and_peaks_that_the_list_says():
+    schedule = CosineRestartSchedule(cycles=[10, [20, 0.25], (5, 3)])
+    assert [schedule.cycle(k) for k in range(3)] == [Cycle(0, 0, 10), Cycle(1, 10, 20), Cycle(2, 30, 5)]
+    assert [schedule.lr_at(step, 0.1) for step in (0, 10, 30)] == pytest.approx([0.1, 0.025, 0.3])
+    assert (schedule.end, schedule.lr_at(35, 0.1, 0.01), schedule.restarts(99)) == (35, 0.01, [10, 30])
+    assert schedule == CosineRestartSchedule(cycles=[[10, 1.0], (20, 0.25), [np.int64(5), 3]])
+    assert hash(schedule) == hash(CosineRestartSchedule(cycles=[[10, 1.0], (20, 0.25), [5, 3]]))
+
+
+@given(st.integers(1, 50), st.integers(1, 3), st.floats(0.1, 1), st.integers(1, 5), st.sampled_from(WARMUP_MODES))
+def test_listed_geometric_cycles_have_the_rates_of_geometric_ones(T_0, T_mult, decay, num_cycles, warmup_mode):
+    listed = [[T_0 * T_mult**k, decay**k] for k in range(num_cycles)]
+    shape = {"warmup_steps": T_0 - 1, "warmup_mode": warmup_mode, "stable_ratio": 0.3}
+    geometric = CosineRestartSchedule(T_0, T_mult, decay, num_cycles=num_cycles, **shape)
+    num_steps = geometric.end + 5
+    assert (
+        CosineRestartSchedule(cycles=listed, **shape).curve(num_steps).tolist() == geometric.curve(num_steps).tolist()
+    )
+
+
+def test_a_prefix_warmup_rises_to_the_peak_of_the_first_listed_cycle():
+    schedule = CosineRestartSchedule(cycles=[[10, 0.5], 20], warmup_steps=4, warmup_mode="prefix")
+    assert [schedule.lr_at(step) for step in range(5)] == [0, 0.125, 0.25, 0.375, 0.5]
+
+
+def test_a_warmup_that_takes_the_whole_budget_leaves_no_cycle_in_it():
+    schedule = CosineRestartSchedule.fit(10, 3, warmup_steps=10)
+    assert schedule.curve(10).tolist() == [step / 10 for step in range(10)]
+    assert schedule.restarts(1000) == []
+
+
+BIG = 2**1024
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"T_0": 0.9999999999999999}, "T_0"),
+        ({"T_0": 0.9999999}, "T_0"),
+        ({"T_0": 9.9999999, "warmup_steps": 9, "warmup_mode": "every_cycle"}, "warmup_steps"),
+        ({"T_0": 10, "T_mult": 1e308}, "T_mult"),
+        *[({"T_0": 10, name: BIG}, name) for name in ("T_0", "T_mult", "warmup_steps", "num_cycles", "decay")],
+        ({"cycles": [10**5000]}, "cycles"),
+        ({"T_0": 1e-300, "T_mult": 2**62}, "T_0"),
+        ({"T_0": 10, "T_mult": 0.999999999999, "num_cycles": 10**15}, "T_0"),
+    ],
+)
+def test_numbers_beyond_measure_are_refused_at_once(arguments, name):
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=name):
+        CosineRestartSchedule(**arguments)
+    assert time.process_time() - begin < 0.5
+
+
+def test_cycles_beyond_measure_cost_nothing():
+    begin = time.process_time()
+    assert CosineRestartSchedule(1, 2, num_cycles=10**9).cycle_at(10**18).index == 59
+    assert CosineRestartSchedule(1, 2, num_cycles=10**9).end is None
+    assert CosineRestartSchedule(10, num_cycles=10**15).restarts(100) == list(range(10, 100, 10))
+    assert CosineRestartSchedule(10).curve([10**15, 5]).tolist() == [1, 0.5]
+    assert CosineRestartSchedule(2**63 - 1, 2**63 - 1).lr_at(2**63 - 1) == 1
+    assert time.process_time() - begin < 0.5
+
+
+@pytest.mark.parametrize("method", ["lr_at", "cycle_at", "curve", "restarts"])
+def test_steps_beyond_those_that_can_be_counted_are_refused(method):
+    for step in (BIG, 2**63, 1e300):
+        with pytest.raises(ValueError, match="step"):
+            getattr(FIGURE, method)(step)
+
+
+@pytest.mark.parametrize(
+    ("cycles", "message"),
+    [
+        ([], "Expected cycles to list at least one cycle, but got cycles=[]"),
+        ("1000", "Expected cycles to be a list"),
+        (1000, "Expected cycles to be a list"),
+        ([0], "Expected cycles[0] >= 1, but got cycles[0]=0"),
+        ([10, 2.5], "Expected cycles[1] to be a whole number, but got cycles[1]=2.5"),
+        ([10, "20"], "Expected cycles[1] to be a number, but got cycles[1]='20' of type str"),
+        ([True], "cycles[0]=True"),
+        ([math.nan], "Expected cycles[0] to be finite"),
+        ([10, [20, 0]], "Expected the share of cycles[1] > 0, but got the share of cycles[1]=0"),
+        ([[20, math.nan]], "Expected the share of cycles[0] to be finite"),
+        ([10, [20, 0.5, 3]], "Expected cycles[1] to be its steps, or its steps and its share of the base rate"),
+        ([[20]], "Expected cycles[0] to be its steps, or its steps and its share of the base rate"),
+    ],
+)
+def test_a_wrong_list_of_cycles_is_refused_in_words(cycles, message):
+    with pytest.raises((TypeError, ValueError)) as error:
+        CosineRestartSchedule(cycles=cycles)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("replaced", [{"T_0": 10}, {"T_mult": 2}, {"decay": 0.5}, {"num_cycles": 1}])
+def test_listed_cycles_stand_in_place_of_what_they_replace(replaced):
+    with pytest.raises(ValueError, match=f"Expected cycles in place of {next(iter(replaced))}"):
+        CosineRestartSchedule(cycles=[10], **replaced)
+
+
+@pytest.mark.parametrize("index", [-1, 2, 0.5, "0"])
+def test_a_cycle_that_there_is_not_is_refused(index):
+    with pytest.raises((TypeError, ValueError), match="index"):
+        CosineRestartSchedule(10, num_cycles=2).cycle(index)
 
 
 WRONG_NUMBERS = [(value, ValueError) for value in (-1, math.nan, math.inf, -math.inf)] + [
@@ -220,7 +374,9 @@ WRONG_NUMBERS = [(value, ValueError) for value in (-1, math.nan, math.inf, -math
 ]
 
 
-@pytest.mark.parametrize("name", ["T_0", "T_mult", "decay", "warmup_steps", "num_cycles", "warmup_lr_rate"])
+@pytest.mark.parametrize(
+    "name", ["T_0", "T_mult", "decay", "warmup_steps", "num_cycles", "warmup_lr_rate", "stable_ratio"]
+)
 @pytest.mark.parametrize(("value", "error"), WRONG_NUMBERS)
 def test_a_wrong_number_is_named_with_what_came(name, value, error):
     with pytest.raises(error, match=rf"Expected {name} .* but got {name}="):
@@ -231,11 +387,11 @@ def test_a_wrong_number_is_named_with_what_came(name, value, error):
     ("arguments", "message"),
     [
         ({"T_0": 0}, "Expected T_0 > 0, but got T_0=0"),
-        ({"T_0": None}, "Expected T_0 to be a number, but got T_0=None of type NoneType"),
+        ({"T_0": None}, "Expected one of T_0 and cycles, but got T_0=None and cycles=None"),
         ({"T_0": 0.4}, "T_0=0.4"),
         ({"T_0": 10, "T_mult": 0}, "Expected T_mult > 0, but got T_mult=0"),
         ({"T_0": 10, "T_mult": 0.5}, "Expected num_cycles with T_mult < 1"),
-        ({"T_0": 10, "T_mult": 0.5, "num_cycles": 9}, "T_mult=0.5, which give cycle 8 none"),
+        ({"T_0": 10, "T_mult": 0.5, "num_cycles": 9}, "T_mult=0.5, which give cycle 4 none"),
         ({"T_0": 10, "decay": 0}, "Expected decay > 0, but got decay=0"),
         ({"T_0": 10, "decay": 1.5}, "Expected decay <= 1, but got decay=1.5"),
         ({"T_0": 10, "warmup_steps": 2.5}, "Expected warmup_steps to be a whole number, but got warmup_steps=2.5"),
@@ -268,7 +424,6 @@ def test_a_warmup_mode_that_is_no_string_is_a_type_error():
         ({"num_training_steps": 10, "num_cycles": 11}, "num_cycles"),
         ({"num_training_steps": 10, "num_cycles": 4, "T_mult": 3}, "T_0"),
         ({"num_training_steps": 10, "warmup_steps": 11}, "warmup_steps"),
-        ({"num_training_steps": 10, "warmup_steps": 10}, "num_cycles"),
         ({"num_training_steps": "10"}, "num_training_steps"),
         ({"num_training_steps": 10, "T_mult": None}, "T_mult"),
     ],

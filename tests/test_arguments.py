@@ -1,0 +1,113 @@
+"""The factory's arguments become a schedule: `hf_warmcos.arguments`."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
+from hf_warmcos.arguments import check_arguments, eta_min_from_arguments, misfit, schedule_from_arguments
+
+
+def test_between_them_they_take_the_arguments_of_the_factory_with_the_same_defaults():
+    factory = dict(inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).parameters)
+    taken = {
+        **inspect.signature(schedule_from_arguments).parameters,
+        **inspect.signature(eta_min_from_arguments).parameters,
+    }
+    assert {name: parameter.default for name, parameter in taken.items()} == {
+        name: parameter.default for name, parameter in factory.items() if name not in ("optimizer", "last_epoch")
+    }
+
+
+def test_one_of_three_says_how_long_cycles_are():
+    assert schedule_from_arguments(5, 105, 4) == CosineRestartSchedule.fit(105, 4, warmup_steps=5)
+    assert schedule_from_arguments(5, T_0=25, num_cycles=4).end == 105
+    assert schedule_from_arguments(5, cycles=[25, [75, 0.5]]).end == 105
+    with pytest.raises(ValueError, match="one of T_0, cycles and num_training_steps"):
+        schedule_from_arguments(5)
+
+
+def test_a_warmup_as_long_as_the_training_only_warms_up():
+    for num_cycles in (None, 1, 4):
+        schedule = schedule_from_arguments(50, 50, num_cycles)
+        assert schedule.curve(50).tolist() == [step / 50 for step in range(50)]
+        assert misfit(schedule, 50) is None
+
+
+GOOD = [
+    {},
+    {"num_cycles": 4, "decay": 0.75},
+    {"T_0": 10, "T_mult": 2},
+    {"T_mult": 3, "num_cycles": 6, "min_lr": 1e-6},
+    {"cycles": [10, [20, 0.5]], "min_lr_rate": 0.1, "stable_ratio": 0.5},
+    {"warmup_mode": "every_cycle", "warmup_lr_rate": 0.1},
+    {"num_cycles": None, "T_0": None, "cycles": None},
+]
+BAD = [
+    ({"decay": 2}, "decay"),
+    ({"num_cycles": 0}, "num_cycles"),
+    ({"T_0": -1}, "T_0"),
+    ({"cycles": [0]}, "cycles"),
+    ({"cycles": [5], "T_0": 5}, "T_0"),
+    ({"min_lr": 0.1, "min_lr_rate": 0.1}, "min_lr"),
+    ({"min_lr": -1}, "min_lr"),
+    ({"warmup_mode": "after"}, "warmup_mode"),
+    ({"stable_ratio": 1}, "stable_ratio"),
+    ({"T_mult": 0.5, "T_0": 10}, "num_cycles"),
+    ({"num_warmup_steps": 10}, "num_warmup_steps"),
+    ({"last_epoch": 3}, "last_epoch"),
+    ({"nun_cycles": 3}, "nun_cycles"),
+]
+
+
+@pytest.mark.parametrize("arguments", GOOD, ids=str)
+def test_good_arguments_pass_before_the_training_is_known(arguments):
+    before = dict(arguments)
+    check_arguments(**arguments)
+    assert arguments == before
+
+
+@pytest.mark.parametrize(("arguments", "name"), BAD, ids=str)
+def test_bad_arguments_are_named_before_the_training_is_known(arguments, name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        check_arguments(**arguments)
+
+
+def test_cycles_that_end_long_before_the_training_are_told_with_what_would_fill_it():
+    schedule = schedule_from_arguments(100, 1100, num_cycles=1, T_0=250)
+    assert misfit(schedule, 1100) == (
+        "The learning rate stays at its minimum from step 350 on, for the last 750 of num_training_steps=1100. "
+        "num_cycles=4 in place of T_0 would fill the training with whole cycles."
+    )
+    listed = schedule_from_arguments(0, cycles=[250, 250])
+    assert misfit(listed, 1100) == (
+        "The learning rate stays at its minimum from step 500 on, for the last 600 of num_training_steps=1100."
+    )
+
+
+def test_a_training_that_ends_inside_a_cycle_is_told_with_the_rate_of_each_group():
+    assert misfit(CosineRestartSchedule(T_0=300), 1050, [0.1, 0.2], [0, 0.02]) == (
+        "Training ends inside a cycle: num_training_steps=1050 is step 150 of the 300 steps of cycle 3, at a learning "
+        "rate of 0.05, 0.11. num_cycles=4 in place of T_0 would fill the training with whole cycles."
+    )
+    assert misfit(CosineRestartSchedule(100, 0.5, num_cycles=3), 120).endswith("at a learning rate of 0.654508.")
+
+
+@given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([1, 1.5, 2]), st.integers(0, 50), st.integers(1, 5))
+def test_something_is_told_exactly_where_training_does_not_end_with_a_cycle_and_the_advice_holds(
+    num_training_steps, T_0, T_mult, num_warmup_steps, num_cycles
+):
+    num_warmup_steps = min(num_warmup_steps, num_training_steps)
+    for cycles in (None, num_cycles):
+        schedule = schedule_from_arguments(num_warmup_steps, num_training_steps, cycles, T_0=T_0, T_mult=T_mult)
+        told = misfit(schedule, num_training_steps)
+        ends = {schedule.end, *schedule.restarts(num_training_steps + 1)}
+        assert (told is None) == (num_training_steps in ends or num_training_steps == num_warmup_steps)
+        if told and "num_cycles=" in told:
+            advised = int(told.split("num_cycles=")[1].split()[0])
+            fitted = schedule_from_arguments(num_warmup_steps, num_training_steps, advised, T_mult=T_mult)
+            assert misfit(fitted, num_training_steps) is None

@@ -1,0 +1,44 @@
+"""What a scheduler's state says: `hf_warmcos.saved_state`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+from transformers import get_linear_schedule_with_warmup
+
+from hf_warmcos import CosineRestartLR, CosineRestartSchedule
+from hf_warmcos.saved_state import read_state
+
+
+def test_a_state_of_this_projects_schedulers_says_all_of_it(make_optimizer):
+    schedule = CosineRestartSchedule(cycles=[10, [20, 0.5]], stable_ratio=0.25)
+    optimizer = make_optimizer(0.1)
+    scheduler = CosineRestartLR(optimizer, schedule, eta_min_rate=0.1)
+    optimizer.step()
+    scheduler.step(7.25)
+    state = read_state(scheduler.state_dict())
+    assert (state.last_epoch, state.fraction, state.step_count, state.base_lrs) == (7, 0.25, 2, [0.1])
+    assert (state.schedule, state.eta_min, state.eta_min_rate, state.in_charge) == (schedule, 0.0, 0.1, True)
+
+
+def test_a_state_of_torchs_warm_restarts_says_its_schedule(make_optimizer):
+    optimizer = make_optimizer(torch.tensor(0.5))
+    torchs = CosineAnnealingWarmRestarts(optimizer, 10, 2, 1e-3)
+    optimizer.step()
+    torchs.step(12.5)
+    state = read_state(torchs.state_dict())
+    assert (state.last_epoch, state.fraction, state.base_lrs) == (12, 0.5, [0.5])
+    assert (state.schedule, state.eta_min) == (CosineRestartSchedule(10, 2), 1e-3)
+
+
+def test_a_state_of_a_schedule_of_transformers_says_no_schedule(make_optimizer):
+    theirs = get_linear_schedule_with_warmup(make_optimizer(0.1), 5, 100)
+    state = read_state(theirs.state_dict())
+    assert (state.last_epoch, state.step_count, state.schedule) == (0, 1, None)
+
+
+@pytest.mark.parametrize("state", [None, 3, [1], "x"])
+def test_what_is_no_dict_is_refused(state):
+    with pytest.raises(TypeError, match="Expected a scheduler state to be a dict"):
+        read_state(state)
