@@ -13,10 +13,11 @@ if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table
     from hf_warmcos.distributed import count_optimizer_steps
     from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
     from hf_warmcos.plotting import plot_schedule
+    from hf_warmcos.registry import register, unregister
     from hf_warmcos.schedule import CosineRestartSchedule
     from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, CosineRestartLR
     from hf_warmcos.snapshots import SnapshotEnsemble, find_cycle_end_checkpoints
-    from hf_warmcos.trainer import WarmCosTrainer, WarmCosTrainerMixin, register, unregister
+    from hf_warmcos.trainer import WarmCosTrainer, WarmCosTrainerMixin
 
 __version__ = "0.2.0.dev0"
 
@@ -27,8 +28,8 @@ _MODULES = {
     "CosineAnnealingWarmRestartsWithDecayAndLinearWarmup": "scheduler",
     "get_cosine_restarts_with_decay_and_warmup_schedule": "factory",
     "count_optimizer_steps": "distributed",
-    "register": "trainer",
-    "unregister": "trainer",
+    "register": "registry",
+    "unregister": "registry",
     "WarmCosTrainer": "trainer",
     "WarmCosTrainerMixin": "trainer",
     "CycleEndCallback": "callbacks",

@@ -6,7 +6,6 @@ import argparse
 import csv
 import json
 import os
-import runpy
 import shutil
 import sys
 import warnings
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from hf_warmcos.checks import real_number
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
+from hf_warmcos.run import run
 from hf_warmcos.schedule import WARMUP_MODES, CosineRestartSchedule
 from hf_warmcos.scheduler import CosineRestartLR
 
@@ -79,9 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     ```
     """
     arguments = sys.argv[1:] if argv is None else argv
-    # A script's arguments are its own: argparse, which would drop a "--" from them, does not see them.
-    if arguments[:1] == ["run"] and arguments[1:2] not in ([], ["-h"], ["--help"]):
-        return _run(arguments[1], arguments[2:])
+    if arguments[:1] == ["run"]:
+        return run(arguments[1:])
     parser, commands = _parsers()
     options = parser.parse_args([_with_underscores(argument) for argument in arguments])
     try:
@@ -141,8 +140,6 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "run": subparsers.add_parser(
             "run",
             help='run a training script in which "cosine_with_restarts" means this schedule',
-            description='Run a training script as it is. Its Trainer\'s lr_scheduler_type "cosine_with_restarts" means '
-            "this schedule,\nand its lr_scheduler_kwargs take this schedule's arguments.",
         ),
     }
     for name in ("plot", "table"):
@@ -153,8 +150,6 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     commands["table"].add_argument(
         "--format", choices=("text", "csv", "json"), default="text", help="how to write the table (default: text)"
     )
-    commands["run"].add_argument("script", metavar="SCRIPT", help="the script, a Python file")
-    commands["run"].add_argument("arguments", metavar="ARGS", nargs="*", help="the script's own arguments")
     return parser, commands
 
 
@@ -448,17 +443,3 @@ def _table(
     if past_run is not None:
         # Beside a CSV or JSON that a program reads, the verdict is a message.
         print(past_run.verdict(scheduler), file=sys.stdout if options.format == "text" else sys.stderr)
-
-
-def _run(script: str, arguments: list[str]) -> int:
-    """Run a script as `python SCRIPT ARGS…` does, while "cosine_with_restarts" means this project's schedule."""
-    if not os.path.isfile(script):
-        print(f"hf-warmcos run: error: Expected SCRIPT to be a file, but got {script}", file=sys.stderr)
-        return 2
-    from hf_warmcos.trainer import register
-
-    sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(os.path.realpath(script))
-    with register():
-        runpy.run_path(script, run_name="__main__")
-    return 0

@@ -6,72 +6,17 @@ import copy
 import inspect
 import json
 import warnings
-from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from transformers import SchedulerType, Trainer
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
+from hf_warmcos.registry import register
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import TrainingArguments
-
-_replaced: list[Any] = []
-
-
-def register() -> AbstractContextManager[Any]:
-    """Make `lr_scheduler_type="cosine_with_restarts"` mean this schedule everywhere in the process.
-
-    That is every plain `Trainer`, every tool that has one inside and every call of `transformers.get_scheduler`, which
-    then pass their `lr_scheduler_kwargs` to [`get_cosine_restarts_with_decay_and_warmup_schedule`]. Without `decay`,
-    `T_mult` and the like the rates are those of the built-in schedule. Calling it twice is as calling it once.
-
-    Returns:
-        A context manager, for use in a `with` statement: its end takes back what this call did. Without `with` the
-        registration holds until [`unregister`].
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from transformers import get_scheduler
-    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    >>> with register():
-    ...     scheduler = get_scheduler(
-    ...         "cosine_with_restarts", optimizer, 100, 1100, scheduler_specific_kwargs={"num_cycles": 4, "decay": 0.75}
-    ...     )
-    >>> scheduler.schedule.decay
-    0.75
-
-    ```
-
-    Source: `transformers.optimization.TYPE_TO_SCHEDULER_FUNCTION`, the table that `get_scheduler` reads.
-    """
-    undo = ExitStack()
-    if not _is_registered():
-        _replaced[:] = [TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS]]
-        TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS] = (
-            get_cosine_restarts_with_decay_and_warmup_schedule
-        )
-        undo.callback(unregister)
-    return undo
-
-
-def unregister() -> None:
-    """Give `lr_scheduler_type="cosine_with_restarts"` back the meaning that it had before [`register`].
-
-    Does nothing where it was not registered.
-    """
-    if _is_registered():
-        TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS] = _replaced.pop()
-
-
-def _is_registered() -> bool:
-    registered = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS]
-    return registered is get_cosine_restarts_with_decay_and_warmup_schedule
 
 
 class WarmCosTrainerMixin:
