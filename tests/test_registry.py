@@ -1,0 +1,293 @@
+"""`register`: the name "cosine_with_restarts" in the tables of transformers and of diffusers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+
+import diffusers.optimization
+import pytest
+import transformers.optimization
+from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
+from transformers import Trainer
+
+from hf_warmcos import CosineRestartSchedule, WarmCosTrainer, register, unregister
+from hf_warmcos.registry import Registration
+
+LIBRARIES = pytest.mark.parametrize(
+    "library", [transformers.optimization, diffusers.optimization], ids=["transformers", "diffusers"]
+)
+
+
+def entry(library=transformers.optimization):
+    return library.TYPE_TO_SCHEDULER_FUNCTION[library.SchedulerType.COSINE_WITH_RESTARTS]
+
+
+def everything_that_register_changes():
+    tables = [
+        dict(library.TYPE_TO_SCHEDULER_FUNCTION) for library in (transformers.optimization, diffusers.optimization)
+    ]
+    return tables, list(sys.meta_path)
+
+
+@pytest.fixture(autouse=True)
+def before():
+    """The tables as they are without registration; after each test they have to be so again."""
+    before = everything_that_register_changes()
+    yield before
+    after = everything_that_register_changes()
+    unregister()
+    assert after == before
+
+
+def schedule_of(scheduler):
+    return scheduler.schedule
+
+
+@LIBRARIES
+def test_takes_effect_at_once_until_unregister(make_optimizer, library):
+    built_in = entry(library)
+    register()
+    scheduler = library.get_scheduler(
+        "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
+    )
+    unregister()
+    assert schedule_of(scheduler) == CosineRestartSchedule.fit(25, 1, warmup_steps=5, warmup_mode="prefix")
+    assert entry(library) is built_in
+    scheduler = library.get_scheduler(
+        "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
+    )
+    assert not hasattr(scheduler, "schedule")
+
+
+@LIBRARIES
+def test_the_arguments_given_hold_whatever_the_tool_passes(make_optimizer, library):
+    with register(num_cycles=4, decay=0.75):
+        scheduler = library.get_scheduler(
+            "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
+        )
+    assert schedule_of(scheduler) == CosineRestartSchedule.fit(25, 4, decay=0.75, warmup_steps=5, warmup_mode="prefix")
+
+
+def test_what_is_not_given_is_the_tools_to_say(make_optimizer):
+    with register(decay=0.75):
+        of_diffusers = diffusers.optimization.get_scheduler(
+            "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25, num_cycles=4
+        )
+        of_transformers = transformers.optimization.get_scheduler(
+            "cosine_with_restarts", make_optimizer(), 5, 25, scheduler_specific_kwargs={"num_cycles": 4, "decay": 0.1}
+        )
+    expected = CosineRestartSchedule.fit(25, 4, decay=0.75, warmup_steps=5, warmup_mode="prefix")
+    assert schedule_of(of_diffusers) == schedule_of(of_transformers) == expected
+
+
+def test_a_tool_may_pass_by_position(make_optimizer):
+    with register(decay=0.5):
+        scheduler = entry()(make_optimizer(), 5, 25, 2, -1)
+    assert schedule_of(scheduler) == CosineRestartSchedule.fit(25, 2, decay=0.5, warmup_steps=5, warmup_mode="prefix")
+
+
+def test_the_num_cycles_that_diffusers_passes_unasked_does_not_end_restarts_of_given_length(make_optimizer):
+    with register(T_0=10):
+        scheduler = diffusers.optimization.get_scheduler(
+            "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
+        )
+    assert schedule_of(scheduler) == CosineRestartSchedule(T_0=10, warmup_steps=5, warmup_mode="prefix")
+
+
+@pytest.mark.parametrize(("given", "passed"), [("min_lr", "min_lr_rate"), ("min_lr_rate", "min_lr")])
+def test_a_minimum_given_one_way_holds_over_one_passed_the_other_way(make_optimizer, given, passed):
+    with register(**{given: 0.05}):
+        scheduler = entry()(make_optimizer(0.5), 0, 25, **{passed: 0.01})
+    assert scheduler.eta_mins == [0.05 if given == "min_lr" else 0.025]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"decay": 2}, "decay"),
+        ({"num_cycle": 4}, "num_cycle"),
+        ({"num_training_steps": 100}, "num_training_steps"),
+        ({"optimizer": None}, "optimizer"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_at_once_and_registers_nothing(before, arguments, named):
+    with pytest.raises((TypeError, ValueError), match=rf"Expected .*\b{named}\b"):
+        register(**arguments)
+    assert everything_that_register_changes() == before
+
+
+def test_what_a_tool_passes_that_the_schedule_does_not_know_is_a_type_error(make_optimizer):
+    with register(), pytest.raises(TypeError, match="power"):
+        entry()(make_optimizer(), 5, 25, power=2.0)
+
+
+def test_as_a_context_manager_ends_with_the_block_and_with_an_error(before):
+    with register() as registration:
+        assert isinstance(registration, Registration)
+        assert everything_that_register_changes() != before
+    assert everything_that_register_changes() == before
+    with pytest.raises(ValueError, match="invalid literal"), register():
+        int("an error inside the block")
+    assert everything_that_register_changes() == before
+
+
+def test_one_unregister_ends_however_many_registrations(before):
+    register()
+    register(decay=0.5)
+    unregister()
+    assert everything_that_register_changes() == before
+    unregister()
+    assert everything_that_register_changes() == before
+
+
+def test_of_several_the_latest_holds_with_its_arguments_alone_and_its_end_leaves_the_others(make_optimizer):
+    def registered_schedule():
+        return schedule_of(entry()(make_optimizer(), 0, 24, num_cycles=2))
+
+    with register(decay=0.5):
+        with register(num_cycles=3):
+            assert registered_schedule() == CosineRestartSchedule.fit(24, 3, warmup_mode="prefix")
+        assert registered_schedule() == CosineRestartSchedule.fit(24, 2, decay=0.5, warmup_mode="prefix")
+
+
+def test_registrations_may_end_in_any_order(before):
+    first, second = register(decay=0.5), register(decay=0.25)
+    with first:
+        pass
+    assert entry() is not before[0][0]["cosine_with_restarts"]
+    with second:
+        unregister()
+        assert everything_that_register_changes() == before
+
+
+def test_gives_back_what_someone_else_had_put_there_and_leaves_what_someone_else_puts_there(monkeypatch):
+    def someone_elses(optimizer, num_warmup_steps, num_training_steps):
+        raise AssertionError
+
+    def someone_elses_later(optimizer, num_warmup_steps, num_training_steps):
+        raise AssertionError
+
+    table, key = transformers.optimization.TYPE_TO_SCHEDULER_FUNCTION, transformers.SchedulerType.COSINE_WITH_RESTARTS
+    with monkeypatch.context() as patch:
+        patch.setitem(table, key, someone_elses)
+        with register():
+            pass
+        assert entry() is someone_elses
+        with register():
+            table[key] = someone_elses_later
+        assert entry() is someone_elses_later
+
+
+def test_says_whether_a_schedule_was_asked_for(make_optimizer):
+    with register() as outer, register() as inner:
+        transformers.get_scheduler("linear", make_optimizer(), 5, 25)
+        assert not outer.used
+        assert not inner.used
+        entry()(make_optimizer(), 5, 25)
+        with register() as later:
+            assert outer.used
+            assert inner.used
+            assert not later.used
+
+
+def ask_for_a_schedule(make_optimizer):
+    entry()(make_optimizer(), 5, 25)
+
+
+def test_knows_of_schedules_asked_for_in_a_forked_process(make_optimizer):
+    with register() as registration:
+        process = multiprocessing.get_context("fork").Process(target=ask_for_a_schedule, args=(make_optimizer,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert registration.used
+
+
+def test_many_threads_may_register_at_once(make_optimizer):
+    failures = []
+
+    def registers_again_and_again(decay):
+        for _ in range(50):
+            with register(decay=decay):
+                if not hasattr(entry()(make_optimizer(), 0, 24, num_cycles=3), "schedule"):
+                    failures.append(decay)
+
+    threads = [threading.Thread(target=registers_again_and_again, args=(0.1 * number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def in_a_new_process(code):
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["transformers", "diffusers"])
+def test_holds_for_a_library_that_is_imported_afterwards_with_the_environment_of_then(library):
+    in_a_new_process(f"""
+import os, sys
+from hf_warmcos.registry import register, unregister
+register(decay=0.5)
+assert not [name for name in ("transformers", "diffusers") if name in sys.modules]
+os.environ["HF_HOME"] = "/said/by/the/script"
+import torch
+from {library}.optimization import get_scheduler
+from huggingface_hub.constants import HF_HOME
+assert HF_HOME == "/said/by/the/script"
+optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+scheduler = get_scheduler("cosine_with_restarts", optimizer, num_warmup_steps=0, num_training_steps=10)
+assert scheduler.schedule.decay == 0.5
+unregister()
+assert not [finder for finder in sys.meta_path if type(finder).__module__ == "hf_warmcos.registry"]
+scheduler = get_scheduler("cosine_with_restarts", optimizer, num_warmup_steps=0, num_training_steps=10)
+assert not hasattr(scheduler, "schedule")
+""")
+
+
+@pytest.mark.slow
+def test_a_library_that_another_thread_is_importing_is_waited_for():
+    in_a_new_process("""
+import sys, threading, time
+from hf_warmcos.registry import register
+name = "transformers.optimization"
+thread = threading.Thread(target=__import__, args=(name,))
+thread.start()
+while name not in sys.modules:
+    time.sleep(0.0001)
+register(decay=0.5)
+module = sys.modules[name]
+entry = module.TYPE_TO_SCHEDULER_FUNCTION[module.SchedulerType.COSINE_WITH_RESTARTS]
+assert entry.__module__ == "hf_warmcos.registry", entry
+thread.join()
+""")
+
+
+def test_a_trainer_of_this_project_leaves_the_tables_alone(tmp_path, before):
+    WarmCosTrainer(causal_lm(), training_arguments(tmp_path)).create_optimizer_and_scheduler(20)
+    assert everything_that_register_changes() == before
+
+
+def test_a_plain_trainer_trains_by_it_and_goes_on_by_it(tmp_path):
+    arguments = {
+        "max_steps": 20,
+        "warmup_steps": 4,
+        "lr_scheduler_type": "cosine_with_restarts",
+        "lr_scheduler_kwargs": {"num_cycles": 4},
+        "save_strategy": "steps",
+        "save_steps": 10,
+    }
+    schedule = CosineRestartSchedule.fit(20, 4, decay=0.75, warmup_steps=4, warmup_mode="prefix")
+    expected = [schedule.lr_at(step, BASE_LR) for step in range(20)]
+    with register(decay=0.75):
+        for checkpoint in (None, str(tmp_path / "checkpoint-10")):
+            args = training_arguments(tmp_path, **arguments)
+            trainer = Trainer(causal_lm(), args, train_dataset=token_rows(64))
+            trainer.train(resume_from_checkpoint=checkpoint)
+            assert logged_rates(trainer) == expected
