@@ -55,7 +55,7 @@ def main() -> None:
         processing_class=tokenizer,
         data_collator=default_data_collator,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_state()
     print(f"Started as {sys.argv[0]} on {training_args.world_size} processes")
 
