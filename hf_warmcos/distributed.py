@@ -13,7 +13,11 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
 
     By itself it advances once per process at each update, so that with N processes the rate of update k is
     `lr_at(N * k)` and the schedule ends N times too early. After this call it is `lr_at(k)`, on 1 process as on 10,000.
-    `num_training_steps`, `num_warmup_steps` and `T_0` then all count optimizer updates.
+    `num_training_steps`, `num_warmup_steps`, `T_0` and `cycles` then all count optimizer updates, and have to be
+    computed so: from the length of the *prepared* loader, which is that of one process's share.
+
+    Not for scripts that count a step per process themselves: those that multiply their lengths by `num_processes`, or
+    take the length of the loader before it is prepared. They are right without it, and would end before the schedule.
 
     Args:
         prepared (`accelerate.scheduler.AcceleratedScheduler`): The scheduler as `accelerator.prepare` returned it.
@@ -27,14 +31,31 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     Example:
 
     ```python
+    >>> import math
     >>> import torch
     >>> from accelerate import Accelerator
     >>> from hf_warmcos import count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
-    >>> accelerator = Accelerator(cpu=True)
-    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    >>> scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 10, 100, num_cycles=3)
-    >>> optimizer, scheduler = accelerator.prepare(optimizer, scheduler)
+    >>> accelerator = Accelerator(gradient_accumulation_steps=4)
+    >>> model = torch.nn.Linear(8, 1)
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    >>> loader = accelerator.prepare(torch.utils.data.DataLoader(torch.randn(202, 8), batch_size=2))
+    >>> num_epochs = 3
+    >>> num_training_steps = math.ceil(len(loader) / accelerator.gradient_accumulation_steps) * num_epochs
+    >>> scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
+    ...     optimizer, num_warmup_steps=2, num_training_steps=num_training_steps, num_cycles=3, decay=0.75
+    ... )
+    >>> model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     >>> scheduler = count_optimizer_steps(scheduler)
+    >>> for epoch in range(num_epochs):
+    ...     for batch in loader:
+    ...         with accelerator.accumulate(model):
+    ...             loss = model(batch).square().mean()
+    ...             accelerator.backward(loss)
+    ...             optimizer.step()
+    ...             scheduler.step()
+    ...             optimizer.zero_grad()
+    >>> scheduler.scheduler.at_cycle_end  # training ends where the schedule ends
+    True
 
     ```
 

@@ -6,6 +6,7 @@ comparison fails without `count_optimizer_steps`, which is tested too.
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from example_runs import Run
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hf_warmcos import CosineRestartSchedule, count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
 
@@ -93,6 +95,31 @@ def train(
     accelerator.end_training()
 
 
+def run_the_docstring(output: str) -> None:
+    """Run the loop that the docstring shows as it stands; the main process writes the rate of each update."""
+    from accelerate import PartialState
+
+    PartialState(cpu=True)
+    example = doctest.DocTestFinder().find(count_optimizer_steps, globs={})[0].examples
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    shown: dict[str, Any] = {}
+    exec("".join(statement.source for statement in example), shown)
+    hook.remove()
+    if shown["accelerator"].is_main_process:
+        Path(output).write_text(
+            json.dumps(
+                {
+                    "rates": rates,
+                    "num_processes": shown["accelerator"].num_processes,
+                    "num_training_steps": shown["num_training_steps"],
+                    "at_cycle_end": shown["scheduler"].scheduler.at_cycle_end,
+                }
+            )
+        )
+    shown["accelerator"].end_training()
+
+
 def train_with(output: str, options: dict[str, Any]) -> None:
     train(output, **options)
 
@@ -112,6 +139,22 @@ def result_of_run(tmp_path: Path, num_processes: int, **options: Any) -> dict[st
 def test_each_update_uses_its_rate(tmp_path, num_processes, gradient_accumulation_steps, split_batches):
     options = {"split_batches": split_batches, "gradient_accumulation_steps": gradient_accumulation_steps}
     assert result_of_run(tmp_path, num_processes, **options)["rates"] == expected_rates()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_processes", "num_updates"), [(1, 78), (2, 39), (4, 21)])
+def test_the_loop_of_the_docstring_uses_each_rate_and_ends_where_the_schedule_ends(
+    tmp_path, num_processes, num_updates
+):
+    output = tmp_path / "result.json"
+    Run(tmp_path / "log", str(output), num_processes=num_processes, entry=run_the_docstring).succeed()
+    schedule = CosineRestartSchedule.fit(num_updates, 3, decay=0.75, warmup_steps=2, warmup_mode="prefix")
+    assert json.loads(output.read_text()) == {
+        "rates": [schedule.lr_at(update, base_lr=0.1) for update in range(num_updates)],
+        "num_processes": num_processes,
+        "num_training_steps": num_updates,
+        "at_cycle_end": True,
+    }
 
 
 @pytest.mark.slow
