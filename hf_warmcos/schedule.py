@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
+from math import pi
 from typing import TYPE_CHECKING, Any
 
 from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
@@ -76,7 +77,7 @@ class Cosine(Segment):
     from_zero = False
 
     def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
-        return (1 + cos(math.pi * (step - self.start) / self.length)) / 2
+        return (1 + cos(pi * (step - self.start) / self.length)) / 2
 
 
 @dataclass(frozen=True)

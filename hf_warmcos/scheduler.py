@@ -267,9 +267,10 @@ class CosineRestartLR(LRScheduler):
         groups = self.optimizer.param_groups
         self._take_in(groups)
         self.last_epoch, self._fraction = step, fraction
-        rates = self._rates = GroupRates(groups, self.get_lr())
-        self._written_at = step
-        self._prepare_steps(groups, rates)
+        segment = self.schedule.segment_at(self._position)
+        bounds = self._bounds_in(segment)
+        self._rates, self._written_at = GroupRates(groups, self._lrs(self._position, segment, bounds)), step
+        self._prepare_steps(groups, segment, bounds)
 
     def _stand_aside(self, last_epoch: int, fraction: float) -> None:
         """Take a position, and leave the optimizer to whoever is in charge of it."""
@@ -295,10 +296,8 @@ class CosineRestartLR(LRScheduler):
             group.setdefault("initial_lr", float(group["lr"]))  # not the tensor itself, which is filled with each rate
             self.base_lrs.append(float(group["initial_lr"]))
 
-    def _prepare_steps(self, groups: list[dict[str, Any]], rates: GroupRates) -> None:
+    def _prepare_steps(self, groups: list[dict[str, Any]], segment: Any, bounds: list[tuple[float, float]]) -> None:
         """Work out what stays as it is for the steps from this one to the end of its segment."""
-        segment = self.schedule.segment_at(self._position)
-        bounds = self._bounds_in(segment)
         start, stop, overlap = segment.start, segment.stop, self.schedule.overlap
         overlaps = overlap is not None and self._position < overlap.stop
         if overlaps:
@@ -306,9 +305,9 @@ class CosineRestartLR(LRScheduler):
         if self._fraction or self._step_count == 1:
             stop = start  # a fractional position and the first step, which may warn, take the long way
         floors, spans = zip(*bounds)
-        self._segment, self._bounds = segment, [bounds[index] for index in rates.owners]
-        self._has_tensors = not rates.all_floats
-        self._is_plain = rates.all_floats and not overlaps and len({*floors}) == 1
+        self._segment, self._bounds = segment, [bounds[index] for index in self._rates.owners]
+        self._has_tensors = not self._rates.all_floats
+        self._is_plain = self._rates.all_floats and not overlaps and len({*floors}) == 1
         self._constants = (groups, start, stop, [*self.base_lrs], segment.share, floors[0], spans)
 
     def _bounds_in(self, segment: Any) -> list[tuple[float, float]]:
