@@ -6,14 +6,13 @@ import logging
 import math
 import warnings
 import weakref
+from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -202,8 +201,6 @@ class CosineRestartLR(LRScheduler):
         Raises:
             TypeError, ValueError: If `epoch` is not a number >= 0, or if the optimizer has lost parameter groups.
         """
-        if self._has_tensors and is_dynamo_compiling():
-            return _step_outside_of_compilation()(self, epoch)
         step = self.last_epoch + 1
         groups, start, stop, base_lrs, share_at, floor, spans = self._constants
         if (
@@ -277,7 +274,6 @@ class CosineRestartLR(LRScheduler):
         self.last_epoch, self._fraction = last_epoch, fraction
         self._rates = None
         self._constants = _NO_STEPS
-        self._has_tensors = False
 
     def _take_in(self, groups: list[dict[str, Any]]) -> None:
         """Take in the parameter groups that were added behind those that are known."""
@@ -306,7 +302,6 @@ class CosineRestartLR(LRScheduler):
             stop = start  # a fractional position and the first step, which may warn, take the long way
         floors, spans = zip(*bounds)
         self._segment, self._bounds = segment, [bounds[index] for index in self._rates.owners]
-        self._has_tensors = not self._rates.all_floats
         self._is_plain = self._rates.all_floats and not overlaps and len({*floors}) == 1
         self._constants = (groups, start, stop, [*self.base_lrs], segment.share, floors[0], spans)
 
@@ -346,6 +341,7 @@ class CosineRestartLR(LRScheduler):
 
     def _await_added_groups(self) -> None:
         """Let parameter groups that are added join at the current position with the next update."""
+        _keep_out_of_compilation()
 
         def join(*_: Any) -> None:
             scheduler = scheduler_ref()
@@ -365,7 +361,7 @@ class CosineRestartLR(LRScheduler):
     # Saved and loaded.
 
     def __getstate__(self) -> dict[str, Any]:
-        of_this_optimizer = ("_rates", "_written_at", "_constants", "_bounds", "_segment", "_has_tensors", "_is_plain")
+        of_this_optimizer = ("_rates", "_written_at", "_constants", "_bounds", "_segment", "_is_plain")
         state = {name: value for name, value in vars(self).items() if name not in of_this_optimizer}
         return state | {"in_charge": self._is_in_charge()}
 
@@ -471,9 +467,15 @@ _MOST_STEPS_TO_COMPARE = 10**7
 
 
 @cache
-def _step_outside_of_compilation() -> Any:
-    # A compiled function that calls step() would otherwise be compiled anew for each position.
-    return torch.compiler.disable(CosineRestartLR.step)
+def _keep_out_of_compilation() -> None:
+    # As torch does with its own schedulers: what is looked at here changes with each step, and a compiled function that
+    # calls step(), or an optimizer's step that calls the hook, would be compiled anew for each. It costs nothing else
+    # if a torch to come does it in another way.
+    with suppress(ImportError, AttributeError):
+        from torch._dynamo import trace_rules
+
+        for module in ("checks", "cycles", "schedule", "group_rates", "scheduler"):
+            trace_rules.add(f"{__package__}.{module}")
 
 
 class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
