@@ -14,13 +14,14 @@ from dataclasses import asdict
 from itertools import count
 from math import isclose
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from hf_warmcos.checks import real_number
-from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
 from hf_warmcos.run import run
 from hf_warmcos.schedule import WARMUP_MODES, CosineRestartSchedule
-from hf_warmcos.scheduler import CosineRestartLR
+
+if TYPE_CHECKING:
+    from hf_warmcos.scheduler import CosineRestartLR
 
 _DESCRIPTION = """\
 Cosine annealing with warm restarts: the learning rate falls from a peak to a minimum along a cosine, then restarts
@@ -194,6 +195,8 @@ def _add_schedule_options(parser: _Parser) -> None:
 def _scheduler(options: argparse.Namespace) -> CosineRestartLR:
     """The scheduler that training would have, so that what is wrong is said in the library's own words."""
     import torch
+
+    from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
 
     lr = real_number("lr", options.lr, (">=", 0))
     return get_cosine_restarts_with_decay_and_warmup_schedule(

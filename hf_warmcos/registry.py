@@ -81,7 +81,7 @@ def register(**arguments: Any) -> Registration:
     their `get_scheduler` read.
     """
     check_arguments(**arguments)
-    registration = Registration(arguments)
+    registration = Registration({name: value for name, value in arguments.items() if value is not None})
     with _lock:
         _registrations.append(registration)
         if _finder not in sys.meta_path:
