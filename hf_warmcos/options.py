@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from hf_warmcos.schedule import WARMUP_MODES
@@ -26,9 +28,30 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse the arguments, in this order or that, with `--num-cycles` as `--num_cycles`."""
-        return super().parse_args(None if args is None else [_with_underscores(arg) for arg in args], namespace)
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse the arguments, with `--num-cycles` as `--num_cycles`. What is unknown is an error, of a subparser too.
+
+        Example:
+
+        ```python
+        >>> parser = Parser(prog="example")
+        >>> add_schedule_options(parser)
+        >>> parser.error = print
+        >>> _ = parser.parse_known_args(["--nun-cycles", "3"])
+        unrecognized arguments: --nun_cycles 3 (did you mean --num_cycles?)
+
+        ```
+        """
+        arguments = [_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)]
+        options, unknown = super().parse_known_args(arguments, namespace)
+        if unknown:
+            known = {option.lower(): option for action in self._actions for option in action.option_strings}
+            nearest = get_close_matches(unknown[0].partition("=")[0].lower(), known, n=1)
+            hint = f" (did you mean {known[nearest[0]]}?)" if nearest else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after one line on stderr, without the usage before it."""
