@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
 import shutil
 import sys
-import warnings
+from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import asdict
-from itertools import count
-from math import isclose
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
 
+from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
 from hf_warmcos.checks import real_number
-from hf_warmcos.run import run
-from hf_warmcos.schedule import WARMUP_MODES, CosineRestartSchedule
-
-if TYPE_CHECKING:
-    from hf_warmcos.scheduler import CosineRestartLR
+from hf_warmcos.options import Parser, add_schedule_options, add_training_options, schedule_arguments
+from hf_warmcos.past_run import PastRun
+from hf_warmcos.schedule import CosineRestartSchedule
 
 _DESCRIPTION = """\
 Cosine annealing with warm restarts: the learning rate falls from a peak to a minimum along a cosine, then restarts
@@ -40,19 +36,14 @@ examples:
     hf-warmcos table --num_training_steps 10000 --num_cycles 4 --lr 3e-4 --format csv --from trainer_state.json
 
   A transformers script as it is, with this schedule:
-    hf-warmcos run run_clm.py --lr_scheduler_type cosine_with_restarts \\
-        --lr_scheduler_kwargs '{"num_cycles": 4, "decay": 0.75}' ...
+    hf-warmcos run --num_cycles 4 --decay 0.75 run_clm.py --lr_scheduler_type cosine_with_restarts ...
 """
 
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage before them."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+_COMMANDS = {
+    "plot": "draw the learning rate of each step",
+    "table": "list the cycles: the step at which each starts, its length in steps, its peak, the rate of its last step",
+    "run": 'run a script or a module in which "cosine_with_restarts" means this schedule',
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,30 +62,27 @@ def main(argv: list[str] | None = None) -> int:
 
     ```python
     >>> main(["table", "--T_0", "10", "--T_mult", "2", "--decay", "0.5", "--num_cycles", "3"])
-    cycle  start  length  peak_lr       end_lr
-        0      0      10        1    0.0244717
-        1     10      20      0.5   0.00307791
-        2     30      40     0.25  0.000385333
+    cycle  start  length      peak_lr       end_lr
+        0      0      10            1    0.0244717
+        1     10      20          0.5   0.00307791
+        2     30      40         0.25  0.000385333
     0
 
     ```
     """
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["run"]:
+        from hf_warmcos.run import run
+
         return run(arguments[1:])
-    parser, commands = _parsers()
-    options = parser.parse_args([_with_underscores(argument) for argument in arguments])
+    parser, commands = parsers()
+    options = parser.parse_args(arguments)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            scheduler = _scheduler(options)
-            past_run = PastRun.read(options.past_run) if options.past_run else None
-        for warning in caught:
-            print(f"hf-warmcos {options.command}: warning: {warning.message}", file=sys.stderr)
+        past_run = None if options.past_run is None else PastRun.read(options.past_run)
         if options.command == "plot":
-            _plot(options, scheduler, past_run)
+            _plot(options.output, _plan(options), past_run)
         else:
-            _table(options, scheduler, past_run)
+            _table(options.format, _plan(options), past_run)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads the output, such as `head`, has seen enough; nothing is left to flush at exit.
@@ -106,47 +94,33 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _with_underscores(argument: str) -> str:
-    """`--num-cycles=4` as `--num_cycles=4`; anything but the name of an option as it is."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
-def _number(text: str) -> int | float:
-    """Any number: whether it has to be whole, and in which range, is for the library to say."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-_number.__name__ = "number"  # argparse's word for the type in its errors
-
-
-def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    parser = _Parser(prog="hf-warmcos", description=_DESCRIPTION, epilog=_EXAMPLES)
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command line, and that of each command."""
+    parser = Parser(prog="hf-warmcos", description=_DESCRIPTION, epilog=_EXAMPLES)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands = {
-        "plot": subparsers.add_parser(
-            "plot", help="draw the learning rate of each step", description="Draw the learning rate of each step."
-        ),
-        "table": subparsers.add_parser(
-            "table",
-            help="list the cycles: start, length, peak, rate at the end",
-            description="List the cycles: the step at which each starts, its length in steps, its peak, and the rate "
-            "of its last step.",
-        ),
-        "run": subparsers.add_parser(
-            "run",
-            help='run a training script in which "cosine_with_restarts" means this schedule',
-        ),
+        name: subparsers.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        for name, does in _COMMANDS.items()
     }
     for name in ("plot", "table"):
-        _add_schedule_options(commands[name])
+        schedule = commands[name].add_argument_group(
+            "the schedule",
+            "Give --num_training_steps, --T_0 or --cycles. With --T_0 alone the restarts never end, and five cycles\n"
+            "are shown. Hyphens do as well as underscores.",
+        )
+        add_training_options(schedule)
+        add_schedule_options(schedule)
+        commands[name].add_argument(
+            "--from",
+            dest="past_run",
+            metavar="FILE",
+            help="a Trainer's trainer_state.json, or a metrics.jsonl with step and learning_rate on each line: lay the "
+            "rates of this past run over the schedule and say where they part",
+        )
     commands["plot"].add_argument(
-        "--output", metavar="FILE", help="the picture to write, .png or .svg; by default it is drawn in the terminal"
+        "--output",
+        metavar="FILE",
+        help="the picture to write, .png, .pdf or .svg; by default it is drawn in the terminal",
     )
     commands["table"].add_argument(
         "--format", choices=("text", "csv", "json"), default="text", help="how to write the table (default: text)"
@@ -154,236 +128,80 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     return parser, commands
 
 
-def _add_schedule_options(parser: _Parser) -> None:
-    schedule = parser.add_argument_group(
-        "the schedule",
-        "Give --num_training_steps, or --T_0, or both. With --T_0 alone the restarts never end, and five cycles\n"
-        "are shown. Hyphens do as well as underscores.",
-    )
-    add = schedule.add_argument
-    add("--num_training_steps", type=_number, metavar="N", help="steps of the training; the cycles are fitted into it")
-    add("--num_cycles", type=_number, metavar="N", help="number of cycles (default: 1, or with --T_0 endless)")
-    add("--T_0", type=_number, metavar="STEPS", help="steps of the first cycle, in place of fitted cycles")
-    add("--T_mult", type=_number, default=1, metavar="X", help="factor on the length at each restart (default: 1)")
-    add("--decay", type=_number, default=1.0, metavar="X", help="factor on the peak at each restart (default: 1)")
-    add("--num_warmup_steps", type=_number, default=0, metavar="N", help="steps of the warmup (default: 0)")
-    add(
-        "--warmup_mode",
-        default="prefix",
-        metavar="MODE",
-        help=f"where the warmup lies: {', '.join(WARMUP_MODES)} (default: prefix)",
-    )
-    add(
-        "--warmup_lr_rate",
-        type=_number,
-        default=0.0,
-        metavar="X",
-        help="share of the rate at which the warmup starts (default: 0)",
-    )
-    add("--lr", type=_number, default=1.0, metavar="LR", help="the optimizer's learning rate (default: 1)")
-    add("--min_lr", type=_number, metavar="LR", help="learning rate at the end of each cycle (default: 0)")
-    add("--min_lr_rate", type=_number, metavar="X", help="the same as a share of --lr, in place of --min_lr")
-    parser.add_argument(
-        "--from",
-        dest="past_run",
-        metavar="FILE",
-        help="a Trainer's trainer_state.json, or a metrics.jsonl with step and learning_rate on each line: lay the "
-        "rates of this past run over the schedule and say where they part",
-    )
+class _Plan(NamedTuple):
+    """What the options say: the schedule, how many steps of it to show, and the rates that it is for."""
+
+    schedule: CosineRestartSchedule
+    num_steps: int
+    base_lr: float
+    eta_min: float
 
 
-def _scheduler(options: argparse.Namespace) -> CosineRestartLR:
-    """The scheduler that training would have, so that what is wrong is said in the library's own words."""
-    import torch
+def _plan(options: Namespace) -> _Plan:
+    """Read the plan; what is possible but hardly meant is a warning on stderr."""
+    from hf_warmcos.plotting import default_num_steps  # here, as numpy is nothing that `run` should load
 
-    from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
-
-    lr = real_number("lr", options.lr, (">=", 0))
-    return get_cosine_restarts_with_decay_and_warmup_schedule(
-        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr),
-        num_warmup_steps=options.num_warmup_steps,
-        num_training_steps=options.num_training_steps,
-        num_cycles=options.num_cycles,
-        decay=options.decay,
-        T_0=options.T_0,
-        T_mult=options.T_mult,
-        min_lr=options.min_lr,
-        min_lr_rate=options.min_lr_rate,
-        warmup_mode=options.warmup_mode,
-        warmup_lr_rate=options.warmup_lr_rate,
-    )
-
-
-def _num_steps(options: argparse.Namespace, schedule: CosineRestartSchedule) -> int:
-    from hf_warmcos.plotting import default_num_steps
-
-    return default_num_steps(schedule) if options.num_training_steps is None else int(options.num_training_steps)
+    base_lr = real_number("lr", options.lr, (">=", 0))
+    arguments = schedule_arguments(options)
+    min_lr, min_lr_rate = arguments.pop("min_lr", None), arguments.pop("min_lr_rate", None)
+    eta_min_from_arguments(min_lr, min_lr_rate)
+    eta_min = base_lr * min_lr_rate if min_lr_rate is not None else min_lr or 0.0
+    schedule = schedule_from_arguments(**({"num_warmup_steps": 0} | arguments))
+    warnings: list[str | None] = []
+    if eta_min > base_lr:
+        warnings.append(f"min_lr={eta_min} is above lr={base_lr}: each cycle rises to it")
+    num_steps = default_num_steps(schedule)
+    if options.num_training_steps is not None:
+        num_steps = int(options.num_training_steps)
+        warnings.append(misfit(schedule, num_steps, [base_lr], [eta_min]))
+    for warning in filter(None, warnings):
+        print(f"hf-warmcos {options.command}: warning: {warning}", file=sys.stderr)
+    return _Plan(schedule, num_steps, base_lr, eta_min)
 
 
-class PastRun(NamedTuple):
-    """The learning rates that a past run logged.
+def _plot(output: str | None, plan: _Plan, past_run: PastRun | None) -> None:
+    from hf_warmcos.plotting import save_picture, terminal_picture
+
+    comparison = None if past_run is None else past_run.compare(plan.schedule, plan.base_lr, plan.eta_min)
+    logged = None if comparison is None else (comparison.positions, comparison.logged)
+    if past_run is not None:
+        plan = plan._replace(num_steps=max(plan.num_steps, past_run.steps[-1]))
+    if output is not None:
+        save_picture(output, *plan, logged=logged)
+    else:
+        columns, lines = shutil.get_terminal_size()
+        draw = partial(terminal_picture, *plan, logged=logged, width=columns, height=min(24, lines - 1))
+        try:
+            picture = draw()
+            picture.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            picture = draw(ascii_only=True)
+        print(picture)
+    if comparison is not None:
+        print(comparison.verdict)
+
+
+class CycleRow(NamedTuple):
+    """A line of the table.
 
     Attributes:
-        path: The file they come from.
-        updates: The optimizer updates at which they were logged, counted from 1, in ascending order.
-        rates: The rate logged at each.
-        is_trainer_state: Whether a Trainer logged them.
+        cycle: The cycle's index.
+        start: The step at which it starts.
+        length: How many steps it has.
+        peak_lr: The rate at its peak.
+        end_lr: The rate of its last step.
     """
 
-    path: str
-    updates: list[int]
-    rates: list[float]
-    is_trainer_state: bool
-
-    @classmethod
-    def read(cls, path: str) -> PastRun:
-        """Read a Trainer's `trainer_state.json`, or JSON lines with `step` and `learning_rate`.
-
-        Raises:
-            OSError, ValueError: If it cannot be read, is neither, or logs no learning rate.
-        """
-        text = Path(path).read_text(encoding="utf-8")
-        try:
-            state = json.loads(text)
-        except ValueError:
-            state = None
-        is_trainer_state = isinstance(state, dict) and "log_history" in state
-        if is_trainer_state:
-            entries = state["log_history"]
-        else:
-            entries = []
-            for number, line in enumerate(text.splitlines(), start=1):
-                try:
-                    entries.append(json.loads(line))
-                except ValueError as error:
-                    raise ValueError(f"Expected {path} to hold JSON, but line {number} is not: {error}") from None
-        logged = {
-            entry["step"]: float(entry["learning_rate"])
-            for entry in entries
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int) and entry.get("learning_rate") is not None
-        }
-        if not logged or min(logged) < 1:
-            raise ValueError(
-                f"Expected {path} to hold entries with a step >= 1 and a learning_rate, but got {len(logged)} of them"
-                + (f", the first with step={min(logged)}" if logged else "")
-            )
-        updates = sorted(logged)
-        return cls(path, updates, [logged[update] for update in updates], is_trainer_state)
-
-    def positions(self, planned: CosineRestartLR) -> list[int]:
-        """The step of the schedule that each logged rate belongs to.
-
-        Update n uses the rate of step n - 1, and today's Trainer logs it. Up to transformers 4.48 it logged after the
-        scheduler's step, so the rate of step n. A trainer_state.json does not say which version wrote it, so the
-        schedule decides: the reading that agrees with it for longer.
-        """
-        readings = [[update - 1 for update in self.updates]]
-        if self.is_trainer_state:
-            readings.append(self.updates)
-        return max(readings, key=lambda positions: self._agreeing(planned, positions))
-
-    def _agreeing(self, planned: CosineRestartLR, positions: list[int]) -> int:
-        """How many rates agree with the plan before the first that does not."""
-        base_lr, eta_min = planned.base_lrs[0], planned.eta_mins[0]
-        for index, (position, rate) in enumerate(zip(positions, self.rates)):
-            # Logs may hold rates in single precision, or printed with six digits.
-            if not isclose(
-                rate, planned.schedule.lr_at(position, base_lr, eta_min), rel_tol=1e-5, abs_tol=1e-9 * base_lr
-            ):
-                return index
-        return len(positions)
-
-    def verdict(self, planned: CosineRestartLR) -> str:
-        """Say whether the logged rates are the schedule's, or the first update at which they part."""
-        positions = self.positions(planned)
-        agreeing = self._agreeing(planned, positions)
-        if agreeing == len(positions):
-            span = f"steps {self.updates[0]} to {self.updates[-1]}"
-            return f"{self.path}: all {agreeing} logged rates ({span}) are the schedule's"
-        expected = planned.schedule.lr_at(positions[agreeing], planned.base_lrs[0], planned.eta_mins[0])
-        return (
-            f"{self.path}: parts from the schedule at logged step {self.updates[agreeing]} "
-            f"(step {positions[agreeing]} of the schedule): logged {self.rates[agreeing]}, planned {expected}"
-        )
-
-
-def _plot(
-    options: argparse.Namespace,
-    scheduler: CosineRestartLR,
-    past_run: PastRun | None,
-) -> None:
-    num_steps = _num_steps(options, scheduler.schedule)
-    if past_run is not None:
-        num_steps = max(num_steps, past_run.updates[-1])
-    if options.output is None:
-        print(_terminal_plot(scheduler, num_steps, past_run))
-    else:
-        _save_plot(options.output, scheduler, num_steps, past_run)
-    if past_run is not None:
-        print(past_run.verdict(scheduler))
-
-
-def _terminal_plot(scheduler: CosineRestartLR, num_steps: int, past_run: PastRun | None) -> str:
-    import plotille
-
-    from hf_warmcos.plotting import sample_steps
-
-    steps = sample_steps(scheduler.schedule, num_steps)
-    rates = scheduler.schedule.curve(steps, scheduler.base_lrs[0], scheduler.eta_mins[0])
-    columns, lines = shutil.get_terminal_size()
-    figure = plotille.Figure()
-    figure.width, figure.height = max(20, columns - 24), max(8, min(20, lines - 8))
-    figure.with_colors = sys.stdout.isatty()
-    figure.origin = False
-    figure.x_label, figure.y_label = "step", "rate"
-    figure.set_x_limits(min_=0, max_=max(1, num_steps - 1))
-    highest = max(rates.max(), max(past_run.rates) if past_run else 0.0)
-    figure.set_y_limits(min_=0, max_=float(highest) or 1.0)
-    figure.register_label_formatter(float, lambda value, chars, delta, left=False: _short(value).rjust(chars))
-    figure.plot(steps.tolist(), rates.tolist(), label="schedule", lc="blue")
-    if past_run is not None:
-        figure.scatter(past_run.positions(scheduler), past_run.rates, label=past_run.path, lc="red", marker="x")
-    return str(figure.show(legend=past_run is not None))
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.3g}"
-
-
-def _save_plot(
-    path: str,
-    scheduler: CosineRestartLR,
-    num_steps: int,
-    past_run: PastRun | None,
-) -> None:
-    if Path(path).suffix not in (".png", ".svg"):
-        raise ValueError(f"Expected output to end in .png or .svg, but got output={path!r}")
-    from matplotlib.figure import Figure
-
-    from hf_warmcos.plotting import FIGURE_SIZE, plot_schedule
-
-    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
-    ax = plot_schedule(scheduler, num_steps, ax=figure.subplots())
-    if past_run is not None:
-        positions = past_run.positions(scheduler)
-        ax.plot(positions, past_run.rates, ".", color="tab:red", markersize=4, zorder=5, label=Path(past_run.path).name)
-        ax.legend(loc="upper right", edgecolor="none", framealpha=0.9)
-    # What the picture shows, inside it: from it the picture can be compared with the schedule of today.
-    shown = {
-        "schedule": asdict(scheduler.schedule),
-        "base_lr": scheduler.base_lrs[0],
-        "eta_min": scheduler.eta_mins[0],
-        "num_steps": num_steps,
-        "rates": scheduler.schedule.curve(
-            [step * (num_steps - 1) // 100 for step in range(101)], scheduler.base_lrs[0], scheduler.eta_mins[0]
-        ).tolist(),
-    }
-    figure.savefig(path, dpi=150, metadata={"Title": "hf_warmcos schedule", "Description": json.dumps(shown)})
+    cycle: int
+    start: int
+    length: int
+    peak_lr: float
+    end_lr: float
 
 
 def cycle_table(
     schedule: CosineRestartSchedule, num_steps: int, base_lr: float = 1.0, eta_min: float = 0.0
-) -> Iterator[dict[str, int | float]]:
+) -> Iterator[CycleRow]:
     """Yield a row for each cycle that starts within the first `num_steps` steps.
 
     Args:
@@ -392,57 +210,43 @@ def cycle_table(
         base_lr, eta_min (`float`, *optional*): As in [`CosineRestartSchedule.lr_at`].
 
     Yields:
-        `dict`: `cycle` (its index), `start` and `length` (in steps), `peak_lr`, and `end_lr` (the rate of its last
-        step).
+        [`CycleRow`]: The cycle, its start and length in steps, its peak and the rate of its last step.
 
     Example:
 
     ```python
-    >>> list(cycle_table(CosineRestartSchedule(T_0=2, decay=0.5), 3))[1]
-    {'cycle': 1, 'start': 2, 'length': 2, 'peak_lr': 0.5, 'end_lr': 0.25}
+    >>> [*cycle_table(CosineRestartSchedule(T_0=2, decay=0.5), 3)][1]
+    CycleRow(cycle=1, start=2, length=2, peak_lr=0.5, end_lr=0.25)
 
     ```
     """
-    for index in count() if schedule.num_cycles is None else range(schedule.num_cycles):
+    for index in range(schedule.cycle_at(num_steps - 1).index + 1):
         cycle = schedule.cycle(index)
-        if cycle.start >= num_steps:
-            return
-        yield {
-            "cycle": index,
-            "start": cycle.start,
-            "length": cycle.length,
-            "peak_lr": schedule.peak_lr(index, base_lr, eta_min),
-            "end_lr": schedule.lr_at(cycle.end - 1, base_lr, eta_min),
-        }
+        if cycle.start < num_steps:  # otherwise a warmup takes all steps
+            end_lr = schedule.lr_at(cycle.end - 1, base_lr, eta_min)
+            yield CycleRow(*cycle, schedule.peak_lr(index, base_lr, eta_min), end_lr)
 
 
-_COLUMNS = ("cycle", "start", "length", "peak_lr", "end_lr")
-
-
-def _table(
-    options: argparse.Namespace,
-    scheduler: CosineRestartLR,
-    past_run: PastRun | None,
-) -> None:
-    num_steps = _num_steps(options, scheduler.schedule)
-    rows = list(cycle_table(scheduler.schedule, num_steps, scheduler.base_lrs[0], scheduler.eta_mins[0]))
-    if options.format == "json":
-        print(json.dumps(rows, indent=2))
-    elif options.format == "csv":
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
+def _table(form: str, plan: _Plan, past_run: PastRun | None) -> None:
+    """Print each row as soon as it is known: there may be more of them than anybody waits for."""
+    rows = cycle_table(*plan)
+    if form == "json":
+        print("[", end="")
+        for row in rows:
+            print("," * (row.cycle > 0), json.dumps(row._asdict()), sep="\n  ", end="")
+        print("\n]")
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(CycleRow._fields)
         writer.writerows(rows)
     else:
-        cells = [
-            _COLUMNS,
-            *(
-                [f"{row[column]:.6g}" if column.endswith("lr") else str(row[column]) for column in _COLUMNS]
-                for row in rows
-            ),
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        for line in cells:
-            print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)))
+        # No cell is wider than a rate of six digits or the last step.
+        widths = [max(len(name), len(str(plan.num_steps))) for name in CycleRow._fields[:3]] + [11, 11]
+        lines: Iterator[tuple[Any, ...]] = chain([CycleRow._fields], rows)
+        for line in lines:
+            cells = (f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in line)
+            print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths)))
     if past_run is not None:
         # Beside a CSV or JSON that a program reads, the verdict is a message.
-        print(past_run.verdict(scheduler), file=sys.stdout if options.format == "text" else sys.stderr)
+        comparison = past_run.compare(plan.schedule, plan.base_lr, plan.eta_min)
+        print(comparison.verdict, file=sys.stdout if form == "text" else sys.stderr)
