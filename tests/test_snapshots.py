@@ -1,188 +1,350 @@
 from __future__ import annotations
 
-import shutil
+import copy
+import inspect
+import pickle
 import weakref
 
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from task_heads import HEADS, TOKENS, Head, save_models, softmax
 from torch.nn import functional as F
-from trainer_runs import VOCAB_SIZE, causal_lm, token_rows, training_arguments
+from trainer_runs import causal_lm, token_rows, training_arguments
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
+    AutoModelForMaskedImageModeling,
+    AutoModelForObjectDetection,
+    AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    BertConfig,
-    T5Config,
+    BeitConfig,
+    BertForSequenceClassification,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     Trainer,
+    ViTConfig,
+    ViTMAEConfig,
+    YolosConfig,
     default_data_collator,
-    set_seed,
 )
 
-from hf_warmcos import (
-    CycleEndCallback,
-    SnapshotEnsemble,
-    WarmCosTrainer,
-    get_cosine_restarts_with_decay_and_warmup_schedule,
-)
-from hf_warmcos.snapshots import _CLASSIFICATION, find_cycle_end_checkpoints
+from hf_warmcos import SnapshotEnsemble
+from hf_warmcos.snapshots import one_of_classes
 
-BERT = {"vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-BERT |= {"intermediate_size": 16, "max_position_embeddings": 8}
-TOKENS = torch.randint(1, VOCAB_SIZE, (4, 8), generator=torch.Generator().manual_seed(0))
-FLAGS = torch.tensor([[0, 1, 1], [1, 0, 0], [1, 1, 1], [0, 0, 1]])
+# Models of the same name in both: what an AutoModel class makes of a folder, and an ensemble of folders.
+CAUSAL_LM = HEADS["causal LM"]
+CLASSIFICATION = HEADS["sequence classification"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of three cycles, saved at their ends and every 5 steps; with its last model."""
-    output_dir = tmp_path_factory.mktemp("run")
-    kwargs = {"num_cycles": 3, "decay": 0.75}
-    args = training_arguments(output_dir, max_steps=24, lr_scheduler_kwargs=kwargs, save_strategy="steps", save_steps=5)
-    trainer = WarmCosTrainer(
-        causal_lm(), args, train_dataset=token_rows(32), callbacks=[CycleEndCallback(evaluate=False)]
-    )
-    trainer.train()
-    return output_dir, trainer.model.eval()
+def saved(tmp_path_factory):
+    """A function that returns the folders of three models with a task head."""
+    folders = {}
+
+    def save(name):
+        if name not in folders:
+            folders[name] = save_models(tmp_path_factory.mktemp("models"), HEADS[name])
+        return folders[name]
+
+    return save
 
 
-def save_models(folder, model_class, config, num_models=3):
-    """Models of one configuration with different weights, each in a folder of its own."""
-    for seed in range(num_models):
-        set_seed(seed)
-        model = model_class.from_config(config)
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight)
-        model.save_pretrained(folder / str(seed))
-    return [folder / str(seed) for seed in range(num_models)]
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """Two LoRA adapters on one causal language model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    causal_lm().save_pretrained(folder / "base")
+    folders = [folder / "1", folder / "2"]
+    for seed, path in enumerate(folders):
+        base_model = GPT2LMHeadModel.from_pretrained(folder / "base")
+        model = get_peft_model(base_model, LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM"))
+        torch.manual_seed(seed)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight)
+        model.save_pretrained(path)
+    return folders
 
 
-CASES = {
-    "causal LM": (AutoModelForCausalLM, causal_lm().config, {"input_ids": TOKENS, "labels": TOKENS}),
-    "seq2seq LM": (
-        AutoModelForSeq2SeqLM,
-        T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0),
-        {"input_ids": TOKENS, "labels": TOKENS},
-    ),
-    "masked LM": (
-        AutoModelForMaskedLM,
-        BertConfig(**BERT),
-        {"input_ids": TOKENS, "labels": TOKENS.masked_fill(TOKENS > 20, -100)},
-    ),
-    "sequence classification": (
-        AutoModelForSequenceClassification,
-        BertConfig(**BERT, num_labels=3),
-        {"input_ids": TOKENS, "labels": torch.tensor([0, 2, 1, 0])},
-    ),
-    "multi-label classification": (
-        AutoModelForSequenceClassification,
-        BertConfig(**BERT, num_labels=3, problem_type="multi_label_classification"),
-        {"input_ids": TOKENS, "labels": FLAGS.float()},
-    ),
-    "regression": (
-        AutoModelForSequenceClassification,
-        BertConfig(**BERT, num_labels=1),
-        {"input_ids": TOKENS, "labels": torch.tensor([0.0, 0.5, -1.0, 2.0])},
-    ),
-    "token classification": (
-        AutoModelForTokenClassification,
-        BertConfig(**BERT, num_labels=3),
-        {"input_ids": TOKENS, "labels": TOKENS % 3},
-    ),
-    "multiple choice": (
-        AutoModelForMultipleChoice,
-        BertConfig(**BERT),
-        {"input_ids": TOKENS.unflatten(0, (2, 2)), "labels": torch.tensor([1, 0])},
-    ),
-}
+def outputs_of(model_class, folders, inputs):
+    with torch.no_grad():
+        return [model_class.from_pretrained(folder)(**inputs) for folder in folders]
 
 
-class TestPredictions:
-    @pytest.mark.parametrize("case", CASES)
-    def test_are_the_average_of_probabilities_with_its_own_loss(self, tmp_path, case):
-        model_class, config, inputs = CASES[case]
-        folders = save_models(tmp_path, model_class, config)
-        outputs = [model_class.from_pretrained(folder)(**inputs) for folder in folders]
-        logits = torch.stack([output.logits.double() for output in outputs])
-        if case == "regression":
-            expected = logits.mean(0)
-        elif case == "multi-label classification":
-            expected = torch.logit(logits.sigmoid().mean(0))
-        else:
-            expected = logits.softmax(-1).mean(0).log()
-        output = SnapshotEnsemble(model_class, folders)(**inputs)
-        assert output.logits.dtype == torch.float32
-        torch.testing.assert_close(output.logits.double(), expected, rtol=1e-4, atol=1e-4)
-        assert not output.logits.requires_grad
+def names_of_logits(output):
+    return [name for name in output if name.endswith("logits")]
 
-    @pytest.mark.parametrize("case", CASES)
-    def test_of_a_single_model_have_the_loss_that_the_model_gives_itself(self, tmp_path, case):
-        model_class, config, inputs = CASES[case]
-        folders = save_models(tmp_path, model_class, config, num_models=1)
-        model = model_class.from_pretrained(folders[0])
-        loss = SnapshotEnsemble(model_class, folders)(**inputs).loss
-        torch.testing.assert_close(loss, model(**inputs).loss, rtol=1e-5, atol=1e-6)
 
-    def test_of_spans_average_start_and_end(self, tmp_path):
-        folders = save_models(tmp_path, AutoModelForQuestionAnswering, BertConfig(**BERT))
-        output = SnapshotEnsemble(AutoModelForQuestionAnswering, folders)(input_ids=TOKENS)
-        outputs = [AutoModelForQuestionAnswering.from_pretrained(folder)(input_ids=TOKENS) for folder in folders]
-        for name in ("start_logits", "end_logits"):
-            expected = torch.stack([output[name] for output in outputs]).softmax(-1).mean(0)
-            torch.testing.assert_close(output[name].exp(), expected)
+def trainer_of(model, output_dir, head, **arguments):
+    rows = [
+        {name: value[index] for name, value in head.inputs.items()}
+        for index in range(len(next(iter(head.inputs.values()))))
+    ]
+    # A batch of all rows: means over batches are no mean over their rows where rows have labels to ignore.
+    args = training_arguments(output_dir, per_device_eval_batch_size=len(rows), **arguments)
+    return Trainer(model, args, eval_dataset=rows, data_collator=default_data_collator), rows
 
-    def test_loss_is_the_cross_entropy_of_the_logits_and_at_most_the_mean_loss_of_the_models(self, tmp_path):
-        model_class, config, inputs = CASES["causal LM"]
-        folders = save_models(tmp_path, model_class, config)
-        output = SnapshotEnsemble(model_class, folders)(**inputs)
+
+class TestTaskHeads:
+    @pytest.mark.parametrize("name", HEADS)
+    def test_an_ensemble_of_one_has_the_logits_and_the_loss_of_its_model(self, saved, name):
+        head, folders = HEADS[name], saved(name)[:1]
+        (own,) = outputs_of(head.model_class, folders, head.inputs)
+        output = SnapshotEnsemble(head.model_class, folders)(**head.inputs)
+        torch.testing.assert_close(output.loss, own.loss, rtol=1e-5, atol=1e-6)
+        for logits in names_of_logits(output):
+            torch.testing.assert_close(output[logits].double(), head.average(own[logits][None]), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("one_at_a_time", [False, True])
+    @pytest.mark.parametrize("name", HEADS)
+    def test_an_ensemble_of_three_has_the_average_by_hand(self, saved, name, one_at_a_time):
+        head, folders = HEADS[name], saved(name)
+        own = outputs_of(head.model_class, folders, head.inputs)
+        output = SnapshotEnsemble(head.model_class, folders, one_at_a_time=one_at_a_time)(**head.inputs)
+        assert names_of_logits(output) == names_of_logits(own[0])
+        for logits in names_of_logits(output):
+            expected = head.average(torch.stack([model_output[logits] for model_output in own]))
+            assert output[logits].dtype == torch.float32
+            torch.testing.assert_close(output[logits].double(), expected, rtol=1e-4, atol=1e-4)
+        # By Jensen's inequality: the losses are convex in the averaged probabilities, or values.
+        assert output.loss <= torch.stack([model_output.loss for model_output in own]).mean() + 1e-6
+
+    @pytest.mark.parametrize("one_at_a_time", [False, True])
+    @pytest.mark.parametrize("name", HEADS)
+    def test_a_trainer_evaluates_and_predicts_with_it_as_with_its_models(self, saved, tmp_path, name, one_at_a_time):
+        head = HEADS[name]
+        ensemble = SnapshotEnsemble(head.model_class, saved(name), one_at_a_time=one_at_a_time)
+        expected = ensemble(**head.inputs)
+        trainer, rows = trainer_of(ensemble, tmp_path, head)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.loss.item(), rel=1e-5)
+        predicted = trainer.predict(rows)
+        predictions = predicted.predictions if isinstance(predicted.predictions, tuple) else (predicted.predictions,)
+        for prediction, logits in zip(predictions, names_of_logits(expected), strict=True):
+            torch.testing.assert_close(torch.from_numpy(prediction), expected[logits])
+        own_trainer, _ = trainer_of(head.model_class.from_pretrained(saved(name)[0]), tmp_path, head)
+        assert trainer.label_names == own_trainer.label_names
+
+    def test_the_loss_of_a_language_model_is_that_of_the_averaged_probabilities(self, saved):
+        output = SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM"))(**CAUSAL_LM.inputs)
         expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
         torch.testing.assert_close(output.loss, expected)
-        losses = [model_class.from_pretrained(folder)(**inputs).loss for folder in folders]
-        # The logarithm is concave (Jensen).
-        assert output.loss <= torch.stack(losses).mean()
+
+    @pytest.mark.parametrize("one_at_a_time", [False, True])
+    def test_adapters_are_models_like_others(self, adapters, tmp_path, one_at_a_time):
+        head = Head(AutoPeftModelForCausalLM, None, CAUSAL_LM.inputs)
+        own = outputs_of(AutoPeftModelForCausalLM, adapters, head.inputs)
+        assert own[0].loss != own[1].loss
+        ensemble = SnapshotEnsemble(AutoPeftModelForCausalLM, adapters, one_at_a_time=one_at_a_time)
+        expected = softmax(torch.stack([output.logits for output in own]))
+        torch.testing.assert_close(ensemble(**head.inputs).logits.double(), expected, rtol=1e-4, atol=1e-4)
+        alone = SnapshotEnsemble(AutoPeftModelForCausalLM, adapters[:1], one_at_a_time=one_at_a_time)
+        assert alone(**head.inputs).loss.item() == pytest.approx(own[0].loss.item(), rel=1e-5)
+        trainer, _ = trainer_of(alone, tmp_path, head)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(own[0].loss.item(), rel=1e-5)
 
     @settings(deadline=None, max_examples=50)
     @given(scale=st.floats(0, 1e30), seed=st.integers(0, 1000))
-    def test_are_finite_and_sum_to_one_for_extreme_logits(self, scale, seed):
+    def test_averages_are_finite_and_sum_to_one_for_extreme_logits(self, scale, seed):
         model_logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed)) * scale
-        total = _CLASSIFICATION.enter(model_logits[0])
+        averaging = one_of_classes(-1)
+        total = averaging.enter(model_logits[0])
         for logits in model_logits[1:]:
-            total = _CLASSIFICATION.add(total, _CLASSIFICATION.enter(logits))
-        averaged = _CLASSIFICATION.leave(total, 3)
+            total = averaging.add(total, averaging.enter(logits))
+        averaged = averaging.leave(total, 3)
         assert averaged.isfinite().all()
         torch.testing.assert_close(averaged.exp().sum(-1), torch.ones(4), rtol=1e-5, atol=0)
 
-    def test_half_precision_models_are_averaged_in_float32(self, tmp_path):
-        model_class, config, inputs = CASES["causal LM"]
-        folders = save_models(tmp_path, model_class, config)
-        ensemble = SnapshotEnsemble(model_class, folders, dtype=torch.bfloat16)
+    def test_half_precision_models_are_averaged_in_float32(self, saved):
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM"), dtype=torch.bfloat16)
+        assert ensemble.dtype == torch.bfloat16
         assert {weight.dtype for weight in ensemble.parameters()} == {torch.bfloat16}
-        assert ensemble(**inputs).logits.dtype == torch.float32
+        output = ensemble(**CAUSAL_LM.inputs)
+        assert output.logits.dtype == torch.float32
+        expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+        torch.testing.assert_close(output.loss, expected)
 
-    def test_without_logits_are_an_error(self, tmp_path):
-        folders = save_models(tmp_path, AutoModelForCausalLM, causal_lm().config, num_models=1)
-        with pytest.raises(ValueError, match=r"Expected models that return logits, but got .* last_hidden_state"):
-            SnapshotEnsemble(AutoModel, folders)(input_ids=TOKENS)
+
+def vit(config_class, **config):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return config_class(**{"image_size": 8, "patch_size": 4, **sizes, **config})
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("model_class", "config", "named"),
+        [
+            (AutoModel, CLASSIFICATION.config, "BertModel"),
+            (
+                AutoModelForPreTraining,
+                vit(ViTMAEConfig, decoder_hidden_size=16, decoder_num_attention_heads=2),
+                "ViTMAE",
+            ),
+            (AutoModelForMaskedImageModeling, vit(ViTConfig, encoder_stride=4), "ViTForMaskedImageModeling"),
+            (AutoModelForObjectDetection, vit(YolosConfig, image_size=[8, 8]), "YolosForObjectDetection"),
+        ],
+    )
+    def test_what_is_not_known_to_average_is_refused_by_name_at_construction(
+        self, tmp_path, model_class, config, named
+    ):
+        folders = save_models(tmp_path, Head(model_class, config, {}), 1)
+        with pytest.raises(ValueError, match=rf"whose outputs can be averaged, but {named}\w* .* pass task="):
+            SnapshotEnsemble(model_class, folders)
+
+    def test_a_class_that_does_a_known_task_under_another_name_says_so(self, tmp_path):
+        class Judge(BertForSequenceClassification):
+            pass
+
+        # As if nothing in its bases told.
+        Judge.__mro__[1].__name__, name = "BertJudge", BertForSequenceClassification.__name__
+        try:
+            folders = save_models(tmp_path, Head(Judge, CLASSIFICATION.config, {}), 1)
+            with pytest.raises(ValueError, match="but Judge gives others"):
+                SnapshotEnsemble(Judge, folders)
+            output = SnapshotEnsemble(Judge, folders, task="SequenceClassification")(**CLASSIFICATION.inputs)
+            (own,) = outputs_of(Judge, folders, CLASSIFICATION.inputs)
+        finally:
+            Judge.__mro__[1].__name__ = name
+        torch.testing.assert_close(output.loss, own.loss)
+
+    def test_a_loss_that_depends_on_more_than_the_averaged_logits_is_refused(self, tmp_path):
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        config = MixtralConfig(
+            vocab_size=32, num_key_value_heads=2, num_local_experts=2, output_router_logits=True, **sizes
+        )
+        folders = save_models(tmp_path, Head(AutoModelForCausalLM, config, {}), 2)
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, folders)
+        with pytest.raises(ValueError, match=r"MixtralForCausalLM .*depends on more than .* without labels"):
+            ensemble(**CAUSAL_LM.inputs)
+        assert ensemble(TOKENS).logits.isfinite().all()
+
+    def test_an_auxiliary_head_in_the_loss_is_refused_and_can_be_switched_off(self, tmp_path):
+        config = vit(
+            BeitConfig,
+            image_size=16,
+            num_hidden_layers=4,
+            out_indices=[1, 2, 3, 4],
+            num_labels=3,
+            pool_scales=[1],
+            auxiliary_channels=8,
+        )
+        folders = save_models(tmp_path, Head(AutoModelForSemanticSegmentation, config, {}), 1)
+        inputs = {"pixel_values": torch.randn(1, 3, 16, 16), "labels": torch.zeros(1, 16, 16, dtype=torch.long)}
+        with pytest.raises(ValueError, match="depends on more"):
+            SnapshotEnsemble(AutoModelForSemanticSegmentation, folders)(**inputs)
+        without = {"use_auxiliary_head": False}
+        output = SnapshotEnsemble(AutoModelForSemanticSegmentation, folders, **without)(**inputs)
+        own = AutoModelForSemanticSegmentation.from_pretrained(folders[0], **without)(**inputs)
+        torch.testing.assert_close(output.loss, own.loss)
+
+    def test_models_of_different_shapes_are_refused(self, tmp_path):
+        folders = [
+            *save_models(tmp_path / "three", CLASSIFICATION, 1),
+            *save_models(tmp_path / "one", HEADS["regression"], 1),
+        ]
+        ensemble = SnapshotEnsemble(AutoModelForSequenceClassification, folders)
+        with pytest.raises(ValueError, match=r"Expected logits of one shape, but the model in .*one.* \[4, 1\]"):
+            ensemble(input_ids=TOKENS)
+
+    def test_it_does_not_generate(self, saved, tmp_path):
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM"))
+        assert not ensemble.can_generate()
+        with pytest.raises(NotImplementedError, match=r"does not generate.*ensemble.models\[-1\].generate"):
+            ensemble.generate(TOKENS)
+        seq2seq = SnapshotEnsemble(HEADS["seq2seq LM"].model_class, saved("seq2seq LM"))
+        args = training_arguments(tmp_path, Seq2SeqTrainingArguments, predict_with_generate=True)
+        with pytest.raises(NotImplementedError, match="does not generate"):
+            Seq2SeqTrainer(seq2seq, args, eval_dataset=token_rows(4)).evaluate()
+
+    def test_a_cache_of_one_model_is_refused(self, saved):
+        cache = AutoModelForCausalLM.from_pretrained(saved("causal LM")[0])(TOKENS).past_key_values
+        with pytest.raises(ValueError, match="Expected no past_key_values"):
+            SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM"))(TOKENS, past_key_values=cache)
+
+
+class TestCalls:
+    def test_take_what_the_models_take_by_position_and_by_name(self, saved):
+        ensemble = SnapshotEnsemble(AutoModelForSequenceClassification, saved("sequence classification"))
+        signature = inspect.signature(BertForSequenceClassification.from_pretrained(ensemble.checkpoints[0]).forward)
+        assert inspect.signature(ensemble.forward) == signature
+        by_name = ensemble(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS))
+        assert torch.equal(ensemble(TOKENS).logits, by_name.logits)
+        assert torch.equal(ensemble(TOKENS, torch.ones_like(TOKENS)).logits, by_name.logits)
+        with pytest.raises(TypeError, match="input_idss"):
+            SnapshotEnsemble(
+                HEADS["sequence classification of a user's class with a loss of its own"].model_class,
+                saved("sequence classification of a user's class with a loss of its own"),
+            )(input_idss=TOKENS)
+
+    def test_return_a_tuple_where_asked_to(self, saved):
+        folders = saved("causal LM")
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, folders)
+        loss, logits = ensemble(**CAUSAL_LM.inputs, return_dict=False)
+        output = ensemble(**CAUSAL_LM.inputs)
+        assert torch.equal(loss, output.loss)
+        assert torch.equal(logits, output.logits)
+        configured = SnapshotEnsemble(AutoModelForCausalLM, folders, return_dict=False)
+        assert torch.equal(configured(TOKENS)[0], output.logits)
+
+    @pytest.mark.parametrize("one_at_a_time", [False, True])
+    def test_without_labels_go_by_the_labels_of_calls_before(self, saved, one_at_a_time):
+        name = "multi-label classification by the type of the labels"
+        ensemble = SnapshotEnsemble(HEADS[name].model_class, saved(name), one_at_a_time=one_at_a_time)
+        output = ensemble(**HEADS[name].inputs)
+        assert torch.equal(ensemble(TOKENS, torch.ones_like(TOKENS)).logits, output.logits)
+
+    def test_have_no_gradients_and_no_dropout_whatever_the_mode(self, saved):
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM"))
+        expected = ensemble(TOKENS).logits
+        assert torch.equal(ensemble.train()(TOKENS).logits, expected)
+        assert not expected.requires_grad
+
+    def test_go_through_copies_and_pickles(self, saved):
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM"))
+        expected = ensemble(**CAUSAL_LM.inputs)
+        for again in (copy.deepcopy(ensemble), pickle.loads(pickle.dumps(ensemble))):
+            assert isinstance(again, SnapshotEnsemble)
+            assert torch.equal(again(**CAUSAL_LM.inputs).loss, expected.loss)
+
+    def test_of_a_trainer_with_label_smoothing_shift_the_labels_as_its_model_does(self, saved, tmp_path):
+        folders = saved("causal LM")[:1]
+        losses = [
+            trainer_of(model, tmp_path, CAUSAL_LM, label_smoothing_factor=0.1)[0].evaluate()["eval_loss"]
+            for model in (
+                SnapshotEnsemble(AutoModelForCausalLM, folders),
+                AutoModelForCausalLM.from_pretrained(folders[0]),
+            )
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+    def test_come_from_an_sft_trainer(self, saved, tmp_path):
+        from datasets import Dataset
+        from transformers import ByT5Tokenizer
+        from trl import SFTConfig, SFTTrainer
+
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, saved("causal LM")[:1])
+        rows = Dataset.from_list([{"input_ids": row} for row in TOKENS.tolist()])
+        losses = [
+            SFTTrainer(
+                model,
+                training_arguments(tmp_path, SFTConfig, max_length=8),
+                train_dataset=rows,
+                eval_dataset=rows,
+                processing_class=ByT5Tokenizer(),
+            ).evaluate()["eval_loss"]
+            for model in (ensemble, AutoModelForCausalLM.from_pretrained(ensemble.checkpoints[0]))
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 class TestMemory:
-    def test_one_at_a_time_holds_no_model_and_predicts_the_same(self, tmp_path):
-        model_class, config, inputs = CASES["causal LM"]
-        folders = save_models(tmp_path, model_class, config)
-        ensemble = SnapshotEnsemble(model_class, folders, one_at_a_time=True)
-        assert list(ensemble.parameters()) == []
-        assert torch.equal(ensemble(**inputs).logits, SnapshotEnsemble(model_class, folders)(**inputs).logits)
-
-    def test_one_at_a_time_never_has_two_models(self, tmp_path):
-        model_class, config, inputs = CASES["causal LM"]
-        folders = save_models(tmp_path, model_class, config)
+    def test_one_at_a_time_holds_no_model_and_never_has_two(self, saved):
+        model_class = AutoModelForCausalLM
         alive, most = 0, 0
 
         class Counted(model_class):
@@ -199,71 +361,28 @@ class TestMemory:
             nonlocal alive
             alive -= 1
 
-        SnapshotEnsemble(Counted, folders, one_at_a_time=True)(**inputs)
-        assert most == 1
+        ensemble = SnapshotEnsemble(Counted, saved("causal LM"), one_at_a_time=True)
+        assert list(ensemble.parameters()) == []
+        ensemble(**CAUSAL_LM.inputs)
+        assert (alive, most) == (0, 1)
 
 
-class TestTrainerEvaluation:
+class TestFiles:
     @pytest.mark.parametrize("one_at_a_time", [False, True])
-    def test_gives_the_loss_and_the_predictions_of_the_ensemble(self, run, tmp_path, one_at_a_time):
-        output_dir, _ = run
-        ensemble = SnapshotEnsemble(AutoModelForCausalLM, output_dir, one_at_a_time=one_at_a_time)
-        args = training_arguments(tmp_path, per_device_eval_batch_size=4, remove_unused_columns=False)
-        rows = token_rows(8, seed=1)
-        trainer = Trainer(ensemble, args, eval_dataset=rows, data_collator=default_data_collator)
-        metrics = trainer.evaluate()
-        predictions = trainer.predict(rows).predictions
-        expected = ensemble(**default_data_collator(rows))
-        assert metrics["eval_loss"] == pytest.approx(expected.loss.item(), rel=1e-5)
-        torch.testing.assert_close(torch.from_numpy(predictions), expected.logits)
+    def test_that_are_torn_are_named_at_construction(self, tmp_path, one_at_a_time):
+        folders = save_models(tmp_path, CAUSAL_LM)
+        weights = folders[1] / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        with pytest.raises(OSError, match=rf"{weights} is missing or was not written to its end"):
+            SnapshotEnsemble(AutoModelForCausalLM, folders, one_at_a_time=one_at_a_time)
 
-
-class TestCheckpoints:
-    def test_of_an_output_folder_are_those_at_cycle_ends_in_order(self, run):
-        output_dir, last_model = run
-        assert (output_dir / "checkpoint-10").exists()
-        names = [folder.name for folder in find_cycle_end_checkpoints(output_dir)]
-        assert names == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
-        ensemble = SnapshotEnsemble(AutoModelForCausalLM, output_dir)
-        assert ensemble.checkpoints == find_cycle_end_checkpoints(output_dir)
-        assert torch.equal(ensemble.models[-1](TOKENS).logits, last_model(TOKENS).logits)
-
-    def test_that_were_cut_off_are_left_out(self, run, tmp_path):
-        output_dir = shutil.copytree(run[0], tmp_path / "run")
-        scheduler = output_dir / "checkpoint-16" / "scheduler.pt"
-        scheduler.write_bytes(scheduler.read_bytes()[:100])
-        (output_dir / "checkpoint-24" / "scheduler.pt").unlink()
-        assert [folder.name for folder in find_cycle_end_checkpoints(output_dir)] == ["checkpoint-8"]
-
-    def test_of_accelerate_take_the_configuration_of_the_output_folder(self, tmp_path):
-        accelerator = Accelerator(cpu=True)
-        model = causal_lm()
-        model.config.save_pretrained(tmp_path)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 0, 6, num_cycles=3)
-        model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-        for step in range(1, 7):
-            model(input_ids=TOKENS, labels=TOKENS).loss.backward()
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            if step != 4:
-                accelerator.save_state(tmp_path / f"cycle_{step}")
-        model.eval()
-        found = [folder.name for folder in find_cycle_end_checkpoints(tmp_path)]
-        assert found == ["cycle_2", "cycle_6"]
-        ensemble = SnapshotEnsemble(AutoModelForCausalLM, tmp_path)
-        assert torch.equal(ensemble.models[-1](TOKENS).logits, model(TOKENS).logits)
-
-    def test_of_a_run_of_another_schedule_are_an_error(self, tmp_path):
-        args = training_arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
-        Trainer(causal_lm(), args, train_dataset=token_rows(16)).train()
-        with pytest.raises(ValueError, match=r"Expected checkpoints of cycle ends .* found none among 2 checkpoints"):
-            SnapshotEnsemble(AutoModelForCausalLM, tmp_path)
-
-    def test_can_be_the_last_ones_of_a_list(self, run):
-        folders = find_cycle_end_checkpoints(run[0])[-2:]
-        assert SnapshotEnsemble(AutoModelForCausalLM, folders).checkpoints == folders
+    def test_that_are_missing_are_named(self, tmp_path):
+        (folder,) = save_models(tmp_path, CAUSAL_LM, 1)
+        with pytest.raises(OSError, match=f"there is no {tmp_path / 'other'}"):
+            SnapshotEnsemble(AutoModelForCausalLM, [folder, tmp_path / "other"])
+        (folder / "config.json").unlink()
+        with pytest.raises(OSError, match=rf"Expected a config.json in {folder} or in the folder that it is in"):
+            SnapshotEnsemble(AutoModelForCausalLM, [folder])
 
     def test_of_an_empty_list_are_an_error(self):
         with pytest.raises(ValueError, match=r"Expected checkpoints to have at least one folder, but got \[\]"):
