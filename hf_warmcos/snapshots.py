@@ -96,6 +96,10 @@ def _task_of(model: PreTrainedModel) -> str | None:
     return next((task for name in names for task in _TASKS if f"For{task}" in name), None)
 
 
+# What a Trainer asks a model to find out how it computes its loss.
+_LOOKED_UP = ("accepts_loss_kwargs", "loss_type")
+
+
 class SnapshotEnsemble(nn.Module):
     r"""The models at the ends of a run's cycles as one model, which predicts with the average of their probabilities.
 
@@ -165,10 +169,7 @@ class SnapshotEnsemble(nn.Module):
     paper averages the last m models of a run: `find_cycle_end_checkpoints(output_dir)[-m:]`.
     """
 
-    # The loss is a mean over the batch at hand; a Trainer is not to pass the number of items in several batches.
-    accepts_loss_kwargs = False
-
-    _made_for: ClassVar[tuple[Any, Any]]
+    _made_for: ClassVar[tuple[Any, ...]]
 
     def __init__(
         self,
@@ -188,17 +189,18 @@ class SnapshotEnsemble(nn.Module):
         self.checkpoints = [Path(checkpoint) for checkpoint in checkpoints]
         for checkpoint in self.checkpoints:
             _check_files(checkpoint)
-        model = self._load(self.checkpoints[0])
-        model_type = type(_without_adapters(model))
-        self.task = task or _task_of(_without_adapters(model)) or "unknown"
+        model: Any = self._load(self.checkpoints[0])
+        base_model = model.get_base_model() if hasattr(model, "get_base_model") else model  # that with the adapters
+        self.task = task or _task_of(base_model) or "unknown"
         if self.task not in _TASKS:
-            raise _unknown(model_type.__name__, "others" if task is None else f"those of task={task!r}")
+            raise _unknown(type(base_model).__name__, "others" if task is None else f"those of task={task!r}")
         self.config: PretrainedConfig = model.config
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self.dtype: torch.dtype = model.dtype
         others = [] if one_at_a_time else [self._load(checkpoint) for checkpoint in self.checkpoints[1:]]
         self.models = nn.ModuleList([] if one_at_a_time else [model, *others])
-        self.__class__ = _ensemble_class(type(self), model_type)
+        looked_up = {name: getattr(base_model, name) for name in _LOOKED_UP if hasattr(base_model, name)}
+        self.__class__ = _ensemble_class(type(self), type(base_model), looked_up)
         self.eval()
 
     def _load(self, checkpoint: Path) -> PreTrainedModel:
@@ -226,9 +228,8 @@ class SnapshotEnsemble(nn.Module):
             *args, **kwargs: What the models take.
 
         Returns:
-            `ModelOutput`: `logits` in the shape that the models give them, in float32; likewise each other output of
-            theirs that ends in `_logits`, such as `start_logits`. With labels also `loss`. A tuple with
-            `return_dict=False`.
+            `ModelOutput`: `logits` (of question answering `start_logits` and `end_logits`) in the shape that the models
+            give them, in float32; with labels also `loss`. A tuple with `return_dict=False`.
 
         Raises:
             ValueError: If the models return no logits, if their shapes differ, or if their loss depends on more than
@@ -282,10 +283,10 @@ class SnapshotEnsemble(nn.Module):
     def _logits_of(self, output: Any) -> dict[str, Tensor]:
         if not isinstance(output, dict):
             raise self._unknown(f"a {type(output).__name__}")
-        logits = {name: value for name, value in output.items() if name == "logits" or name.endswith("_logits")}
-        expected = ("start_logits", "end_logits") if self.task == "QuestionAnswering" else ("logits",)
-        if not all(name in logits for name in expected):
-            raise self._unknown(f"{', '.join(output)} without {' and '.join(expected)}")
+        names = ("start_logits", "end_logits") if self.task == "QuestionAnswering" else ("logits",)
+        if not all(isinstance(output.get(name), Tensor) for name in names):
+            raise self._unknown(f"{', '.join(output)}, and not {' and '.join(names)}")
+        logits = {name: output[name] for name in names}
         if self.task == "SemanticSegmentation" and logits["logits"].shape[1] != self.config.num_labels:
             raise self._unknown(f"logits of the shape {[*logits['logits'].shape]} for {self.config.num_labels} labels")
         return logits
@@ -312,6 +313,15 @@ class SnapshotEnsemble(nn.Module):
     def _unknown(self, what: str) -> ValueError:
         return _unknown(self._get_name(), what)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise AttributeError(
+                f"A SnapshotEnsemble is several models, and has no {name!r} as one of them may have. A plain "
+                "transformers.Trainer evaluates it; trainers that reach into their model take one of ensemble.models."
+            ) from error
+
     def generate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise an error: an ensemble predicts, and does not generate."""
         raise NotImplementedError(
@@ -331,24 +341,24 @@ class SnapshotEnsemble(nn.Module):
         return _make_again, type(self)._made_for, self.__dict__
 
 
-def _ensemble_class(ensemble_class: type[SnapshotEnsemble], model_type: type[nn.Module]) -> type[SnapshotEnsemble]:
-    """The class of ensembles that a Trainer, which looks at names and signatures, takes for `model_type`."""
+def _ensemble_class(
+    ensemble_class: type[SnapshotEnsemble], model_type: type[nn.Module], looked_up: dict[str, Any]
+) -> type[SnapshotEnsemble]:
+    """A class that a Trainer takes for `model_type`: by its signature, its name and the attributes that it looks up."""
 
     def forward(self: SnapshotEnsemble, *args: Any, **kwargs: Any) -> ModelOutput | tuple[Any, ...]:
         return ensemble_class.forward(self, *args, **kwargs)
 
     forward.__signature__ = inspect.signature(model_type.forward)  # type: ignore[attr-defined]
     forward.__doc__ = ensemble_class.forward.__doc__
-    return type(
-        f"{ensemble_class.__name__}Of{model_type.__name__}",
-        (ensemble_class,),
-        {"forward": forward, "_get_name": lambda self: model_type.__name__, "_made_for": (ensemble_class, model_type)},
-    )
+    namespace = {"forward": forward, "_get_name": lambda self: model_type.__name__, **looked_up}
+    namespace["_made_for"] = (ensemble_class, model_type, looked_up)
+    return type(f"{ensemble_class.__name__}Of{model_type.__name__}", (ensemble_class,), namespace)
 
 
-def _make_again(ensemble_class: type[SnapshotEnsemble], model_type: type[nn.Module]) -> SnapshotEnsemble:
-    made = _ensemble_class(ensemble_class, model_type)
-    return made.__new__(made)
+def _make_again(*made_for: Any) -> SnapshotEnsemble:
+    ensemble_class = _ensemble_class(*made_for)
+    return ensemble_class.__new__(ensemble_class)
 
 
 def _has_config(folder: Path) -> bool:
@@ -362,10 +372,6 @@ def _check_files(checkpoint: Path) -> None:
         raise OSError(f"Expected a config.json in {checkpoint} or in the folder that it is in, but found none")
     if (torn_file := find_torn_file(checkpoint)) is not None:
         raise OSError(f"Expected a whole checkpoint, but {torn_file} is missing or was not written to its end")
-
-
-def _without_adapters(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _unknown(model_name: str, outputs: str) -> ValueError:

@@ -259,8 +259,8 @@ def _whole_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args: 
             torn_file or "a file of another node",
         )
     raise ValueError(
-        f"Expected a whole checkpoint in output_dir={args.output_dir!r} for resume_from_checkpoint=True, but found none "
-        f"among {len(torn_files)} checkpoints"
+        f"Expected a whole checkpoint in output_dir={args.output_dir!r} for resume_from_checkpoint=True, but found "
+        f"none among {len(torn_files)} checkpoints"
     )
 
 

@@ -131,12 +131,43 @@ def mean(logits: Tensor) -> Tensor:
     return logits.double().mean(0)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+def of_next_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits[:, :-1], labels[:, 1:])
+
+
+def of_weighed_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, weight=logits.new_tensor([1, 2, 4]), label_smoothing=0.1)
+
+
+def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.mse_loss(logits.flatten(), labels.double().flatten())
+
+
+def of_flags(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels.double())
+
+
+def of_upsampled_pixels(logits: Tensor, labels: Tensor) -> Tensor:
+    logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear")
+    return F.cross_entropy(logits, labels) if logits.shape[1] > 1 else of_flags(logits[:, 0], labels)
+
+
+def of_alignments(logits: Tensor, labels: Tensor) -> Tensor:
+    lengths = torch.full((len(logits),), logits.shape[1]), torch.full((len(labels),), labels.shape[1])
+    return F.ctc_loss(logits.log_softmax(-1).transpose(0, 1), labels, *lengths, reduction="sum")
+
+
 class Head(NamedTuple):
-    """A model class, the configuration of its models, what they get, and the average of their logits by hand."""
+    """A model class, the configuration of its models, what they get; by hand the average of logits and its loss."""
 
     model_class: Any
     config: Any
     inputs: dict[str, Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     average: Callable[[Tensor], Tensor] = softmax
 
 
@@ -150,8 +181,8 @@ _SHORT = torch.randint(1, VOCAB_SIZE, (4, 3), generator=torch.Generator().manual
 _PADDED = TOKENS.masked_fill(torch.arange(8) >= torch.tensor([[8], [6], [7], [5]]), 0)
 
 HEADS = {
-    "causal LM": Head(tf.AutoModelForCausalLM, _gpt2(), {**_SENTENCES, "labels": TOKENS}),
-    "causal LM of a user's class": Head(TunedLM, _gpt2(), {**_SENTENCES, "labels": TOKENS}),
+    "causal LM": Head(tf.AutoModelForCausalLM, _gpt2(), {**_SENTENCES, "labels": TOKENS}, of_next_tokens),
+    "causal LM of a user's class": Head(TunedLM, _gpt2(), {**_SENTENCES, "labels": TOKENS}, of_next_tokens),
     "masked LM": Head(
         tf.AutoModelForMaskedLM, _bert(), {**_SENTENCES, "labels": TOKENS.masked_fill(TOKENS > 20, -100)}
     ),
@@ -168,6 +199,7 @@ HEADS = {
             "pixel_values": _PICTURES,
             "labels": TOKENS % 31,
         },
+        of_next_tokens,
     ),
     "sequence classification": Head(
         tf.AutoModelForSequenceClassification, _bert(num_labels=3), {**_SENTENCES, "labels": _CLASSES}
@@ -176,24 +208,30 @@ HEADS = {
         tf.AutoModelForSequenceClassification, _gpt2(num_labels=3), {"input_ids": _PADDED, "labels": _CLASSES}
     ),
     "sequence classification of a user's class with a loss of its own": Head(
-        WeighsItsClasses, _bert(num_labels=3), {"input_ids": TOKENS, "labels": _CLASSES}
+        WeighsItsClasses, _bert(num_labels=3), {"input_ids": TOKENS, "labels": _CLASSES}, of_weighed_classes
     ),
     "multi-label classification": Head(
         tf.AutoModelForSequenceClassification,
         _bert(num_labels=3, problem_type="multi_label_classification"),
         {**_SENTENCES, "labels": _FLAGS},
+        of_flags,
         log_odds,
     ),
     "multi-label classification by the type of the labels": Head(
-        tf.AutoModelForSequenceClassification, _bert(num_labels=3), {**_SENTENCES, "labels": _FLAGS}, log_odds
+        tf.AutoModelForSequenceClassification, _bert(num_labels=3), {**_SENTENCES, "labels": _FLAGS}, of_flags, log_odds
     ),
     "regression": Head(
-        tf.AutoModelForSequenceClassification, _bert(num_labels=1), {**_SENTENCES, "labels": _VALUES}, mean
+        tf.AutoModelForSequenceClassification,
+        _bert(num_labels=1),
+        {**_SENTENCES, "labels": _VALUES},
+        squared_error,
+        mean,
     ),
     "regression of three values": Head(
         tf.AutoModelForSequenceClassification,
         _bert(num_labels=3, problem_type="regression"),
         {**_SENTENCES, "labels": _random(4, 3)},
+        squared_error,
         mean,
     ),
     "token classification": Head(
@@ -232,17 +270,19 @@ HEADS = {
     "audio classification": Head(
         tf.AutoModelForAudioClassification, _wav2vec2(num_labels=3), {"input_values": _SOUND, "labels": _CLASSES}
     ),
-    "CTC": Head(tf.AutoModelForCTC, _wav2vec2(), {"input_values": _SOUND, "labels": _SHORT}),
+    "CTC": Head(tf.AutoModelForCTC, _wav2vec2(), {"input_values": _SOUND, "labels": _SHORT}, of_alignments),
     "semantic segmentation": Head(
         tf.AutoModelForSemanticSegmentation,
         _segformer(num_labels=3),
         {"pixel_values": _random(4, 3, 16, 16), "labels": torch.randint(0, 3, (4, 16, 16))},
+        of_upsampled_pixels,
         of_pixels,
     ),
     "semantic segmentation of one class": Head(
         tf.AutoModelForSemanticSegmentation,
         _segformer(num_labels=1),
         {"pixel_values": _random(4, 3, 16, 16), "labels": torch.randint(0, 2, (4, 16, 16))},
+        of_upsampled_pixels,
         log_odds,
     ),
 }
