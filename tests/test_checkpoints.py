@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from task_heads import TOKENS
+from trainer_runs import causal_lm, token_rows, training_arguments
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, Trainer
+
+from hf_warmcos import (
+    CycleEndCallback,
+    SnapshotEnsemble,
+    WarmCosTrainer,
+    get_cosine_restarts_with_decay_and_warmup_schedule,
+)
+from hf_warmcos.checkpoints import TRAINER_STATE, find_cycle_end_checkpoints, find_torn_file, trainer_checkpoints
+
+
+def train(output_dir, *callbacks, model=None, num_rows=32, resume_from_checkpoint=None, **arguments):
+    arguments = {"max_steps": 12, "lr_scheduler_kwargs": {"num_cycles": 3, "decay": 0.75}, **arguments}
+    trainer = WarmCosTrainer(
+        causal_lm() if model is None else model,
+        training_arguments(output_dir, **arguments),
+        train_dataset=token_rows(num_rows),
+        callbacks=list(callbacks),
+    )
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    return trainer
+
+
+def saves():
+    return CycleEndCallback(evaluate=False)
+
+
+def found(output_dir):
+    return [folder.name for folder in find_cycle_end_checkpoints(output_dir)]
+
+
+def tear(path, num_bytes=100):
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of three cycles, saved at their ends and every 5 steps; with its last model."""
+    output_dir = tmp_path_factory.mktemp("run")
+    trainer = train(output_dir, saves(), max_steps=24, save_strategy="steps", save_steps=5)
+    return output_dir, trainer.model.eval()
+
+
+@pytest.fixture
+def copy_of_run(run, tmp_path):
+    return shutil.copytree(run[0], tmp_path / "run")
+
+
+@pytest.fixture
+def warnings_of(caplog):
+    """A function that returns what the project's logger has warned of."""
+    caplog.set_level(logging.WARNING, logger="hf_warmcos")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "hf_warmcos"]
+
+
+class TestCycleEnds:
+    def test_are_found_among_other_checkpoints_in_their_order(self, run, warnings_of):
+        output_dir, last_model = run
+        assert (output_dir / "checkpoint-10").exists()
+        assert found(output_dir) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, output_dir)
+        assert ensemble.checkpoints == find_cycle_end_checkpoints(output_dir)
+        assert torch.equal(ensemble.models[-1](TOKENS).logits, last_model(TOKENS).logits)
+        assert warnings_of() == []
+
+    def test_can_be_the_last_ones_of_a_list(self, run):
+        folders = find_cycle_end_checkpoints(run[0])[-2:]
+        assert SnapshotEnsemble(AutoModelForCausalLM, folders).checkpoints == folders
+
+    def test_that_were_torn_or_deleted_are_left_out_and_named(self, copy_of_run, warnings_of):
+        torn = tear(copy_of_run / "checkpoint-16" / "model.safetensors")
+        shutil.rmtree(copy_of_run / "checkpoint-8")
+        assert found(copy_of_run) == ["checkpoint-24"]
+        passed_over, missing = warnings_of()
+        assert str(torn) in passed_over
+        assert "saved cycle ends at the steps 8, 16 whose checkpoints are missing or not whole" in missing
+
+    def test_copies_and_files_of_other_names_are_left_out(self, copy_of_run):
+        shutil.copytree(copy_of_run / "checkpoint-16", copy_of_run / "backup-checkpoint-16")
+        shutil.copytree(copy_of_run / "checkpoint-16", copy_of_run / "copy-16")
+        (copy_of_run / "notes-3").write_text("")
+        assert found(copy_of_run) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
+
+    @pytest.mark.parametrize("foreign", [[1, 2], 3, {"schedule": 5, "last_epoch": 7}, {"schedule": {"T_0": 7}}, "text"])
+    def test_a_foreign_scheduler_is_none_of_them(self, copy_of_run, foreign):
+        for name in ("x-7", "checkpoint-7"):
+            (copy_of_run / name).mkdir()
+            torch.save(foreign, copy_of_run / name / "scheduler.bin")
+        assert found(copy_of_run) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
+
+    def test_of_an_earlier_run_in_the_folder_are_left_out(self, tmp_path, warnings_of):
+        train(tmp_path, saves(), max_steps=12)
+        train(tmp_path, saves(), max_steps=30)
+        assert [int(folder.name[11:]) for folder in trainer_checkpoints(tmp_path)] == [30, 20, 12, 10, 8, 4]
+        assert found(tmp_path) == ["checkpoint-10", "checkpoint-20", "checkpoint-30"]
+        (warning,) = warnings_of()
+        assert all(f"checkpoint-{step}" in warning for step in (4, 8, 12))
+
+    def test_of_an_earlier_run_do_not_take_the_place_of_those_that_are_missing(self, tmp_path):
+        train(tmp_path, saves(), max_steps=12)
+        shutil.move(tmp_path / "checkpoint-8", tmp_path / "kept")
+        train(tmp_path, saves(), max_steps=24)
+        shutil.rmtree(tmp_path / "checkpoint-8")
+        shutil.move(tmp_path / "kept", tmp_path / "checkpoint-8")
+        assert found(tmp_path) == ["checkpoint-16", "checkpoint-24"]
+
+    def test_of_an_attempt_that_was_given_up_are_left_out(self, tmp_path):
+        class RunsOutOfMemory(GPT2LMHeadModel):
+            num_calls = 0
+
+            def forward(self, input_ids, labels, **inputs):
+                self.num_calls += 1
+                if len(input_ids) > 2 and self.num_calls > 5:
+                    raise RuntimeError("CUDA out of memory.")
+                return super().forward(input_ids, labels=labels, **inputs)
+
+        arguments = {"auto_find_batch_size": True, "max_steps": -1, "num_train_epochs": 1, "num_rows": 48}
+        trainer = train(tmp_path, saves(), model=RunsOutOfMemory(causal_lm().config), **arguments)
+        ends = [trainer.state.max_steps * cycle // 3 for cycle in (1, 2, 3)]
+        assert {folder.name for folder in trainer_checkpoints(tmp_path)} > {f"checkpoint-{step}" for step in ends}
+        assert found(tmp_path) == [f"checkpoint-{step}" for step in ends]
+
+    def test_of_a_resumed_run_are_those_before_and_after(self, tmp_path, warnings_of):
+        train(tmp_path, saves(), max_steps=24)
+        shutil.rmtree(tmp_path / "checkpoint-24")
+        train(tmp_path, saves(), max_steps=24, resume_from_checkpoint=True)
+        assert found(tmp_path) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
+        assert warnings_of() == []
+
+    def test_of_a_run_that_was_resumed_at_an_earlier_one_are_not_those_it_had_behind_that(self, tmp_path):
+        train(tmp_path, saves(), max_steps=24)
+        kwargs = {"T_0": 8, "T_mult": 2, "num_cycles": 2}
+        train(
+            tmp_path,
+            saves(),
+            max_steps=24,
+            lr_scheduler_kwargs=kwargs,
+            resume_from_checkpoint=str(tmp_path / "checkpoint-8"),
+        )
+        assert found(tmp_path) == ["checkpoint-8", "checkpoint-24"]
+
+    def test_without_the_state_of_the_scheduler_are_known_by_their_mark(self, tmp_path):
+        train(tmp_path, saves(), save_only_model=True)
+        assert found(tmp_path) == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+
+    def test_without_a_mark_are_known_by_the_state_of_the_scheduler(self, tmp_path):
+        train(tmp_path, save_strategy="steps", save_steps=2)
+        assert found(tmp_path) == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+
+    def test_without_a_mark_have_to_have_one_schedule(self, tmp_path):
+        train(tmp_path, max_steps=12, save_strategy="steps", save_steps=4)
+        train(tmp_path, max_steps=30, save_strategy="steps", save_steps=10)
+        with pytest.raises(ValueError, match=r"Expected checkpoints of one run, .*different schedules\. List"):
+            find_cycle_end_checkpoints(tmp_path)
+
+    def test_of_accelerate_take_the_configuration_of_the_output_folder(self, tmp_path):
+        accelerator = Accelerator(cpu=True)
+        model = causal_lm()
+        model.config.save_pretrained(tmp_path)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 0, 6, num_cycles=3)
+        model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+        for step in range(1, 7):
+            model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            if step != 4:
+                accelerator.save_state(tmp_path / f"cycle_{step}")
+        model.eval()
+        assert found(tmp_path) == ["cycle_2", "cycle_6"]
+        ensemble = SnapshotEnsemble(AutoModelForCausalLM, tmp_path)
+        assert torch.equal(ensemble.models[-1](TOKENS).logits, model(TOKENS).logits)
+        shutil.copytree(tmp_path / "cycle_2", tmp_path / "copy_2")
+        with pytest.raises(ValueError, match="have the same step"):
+            find_cycle_end_checkpoints(tmp_path)
+
+    def test_of_a_run_of_another_schedule_are_an_error(self, tmp_path):
+        args = training_arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
+        Trainer(causal_lm(), args, train_dataset=token_rows(16)).train()
+        with pytest.raises(ValueError, match=r"Expected checkpoints of cycle ends .* found none among 2 checkpoints"):
+            SnapshotEnsemble(AutoModelForCausalLM, tmp_path)
+
+
+class TestTornFiles:
+    @pytest.mark.parametrize(
+        "name",
+        ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", TRAINER_STATE],
+    )
+    def test_are_found_wherever_they_were_cut(self, copy_of_run, name):
+        checkpoint = copy_of_run / "checkpoint-16"
+        assert find_torn_file(checkpoint, [TRAINER_STATE]) is None
+        size = (checkpoint / name).stat().st_size
+        for num_bytes in (size - 2, size // 2, 1, 0):
+            tear(checkpoint / name, num_bytes)
+            assert find_torn_file(checkpoint) == checkpoint / name
+
+    def test_are_missing_ones_too(self, copy_of_run):
+        checkpoint = copy_of_run / "checkpoint-16"
+        (checkpoint / TRAINER_STATE).unlink()
+        assert find_torn_file(checkpoint) is None
+        assert find_torn_file(checkpoint, [TRAINER_STATE]) == checkpoint / TRAINER_STATE
+
+    def test_are_those_that_an_index_names(self, tmp_path):
+        causal_lm().save_pretrained(tmp_path, max_shard_size="5KB")
+        assert find_torn_file(tmp_path) is None
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+        shard = tmp_path / sorted(index["weight_map"].values())[0]
+        shard.unlink()
+        assert find_torn_file(tmp_path) == shard
+
+    def test_are_known_by_what_transformers_leaves_while_it_saves_after_a_sigterm(self, copy_of_run):
+        note = copy_of_run / "checkpoint-16" / "checkpoint-is-incomplete.txt"
+        note.write_text("")
+        assert find_torn_file(copy_of_run / "checkpoint-16") == note
