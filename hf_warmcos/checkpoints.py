@@ -65,9 +65,8 @@ def _is_whole(path: Path) -> bool:
         elif path.suffix in (".pt", ".pth", ".bin"):
             with path.open("rb") as file:
                 start = file.read(2)
-            if start == b"PK":  # torch.save writes a zip archive, whose directory is at its end
+            if b"PK".startswith(start):  # torch.save writes a zip archive, whose directory is at its end
                 zipfile.ZipFile(path).close()
-            return start != b""
     except (SafetensorError, ValueError, zipfile.BadZipFile):
         return False
     return True
