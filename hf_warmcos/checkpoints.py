@@ -8,7 +8,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable
-from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_warmcos.saved_state import read_state
 from hf_warmcos.schedule import CosineRestartSchedule
 
 logger = logging.getLogger("hf_warmcos")
@@ -93,8 +93,8 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     [`CycleEndCallback`] marks the checkpoints of its run. Where there are marks, the run is the one that saved last,
     and its cycle ends are those that its newest checkpoint has behind it: neither those of an earlier run in the same
     folder nor those of an attempt that `auto_find_batch_size` gave up. Where there are none (a Trainer without the
-    callback, Accelerate), they are the checkpoints whose saved scheduler (`scheduler.pt`, `scheduler.bin`) is one of
-    this project, at the end of a cycle.
+    callback, Accelerate), they are the checkpoints whose saved scheduler (`scheduler.pt`, `scheduler.bin`) was at the
+    end of a cycle.
 
     What was passed over, and what the run has saved that is no longer there, is said in a warning of the logger
     `hf_warmcos`.
@@ -180,14 +180,11 @@ class _CycleEnd(NamedTuple):
 def _cycle_end(folder: Path) -> _CycleEnd | None:
     for name in ("scheduler.pt", "scheduler.bin"):
         try:
-            state = torch.load(folder / name, weights_only=True)
-            saved, step = state["schedule"], state["last_epoch"]
-            schedule = CosineRestartSchedule(
-                **{field.name: saved[field.name] for field in fields(CosineRestartSchedule)}
-            )
+            saved = read_state(torch.load(folder / name, weights_only=True))
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError):
-            continue  # there is none, or it is not one of this project
-        if step > 0 and schedule.cycle_at(step - 1).end == step:
+            continue  # there is none, or it is something else
+        step, schedule = saved.last_epoch, saved.schedule
+        if schedule is not None and step > 0 and not saved.fraction and schedule.cycle_at(step - 1).end == step:
             return _CycleEnd(folder, step, schedule)
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import warnings
@@ -18,6 +17,7 @@ from transformers import SchedulerType, Trainer
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer, LayerWiseDummyScheduler
 
+from hf_warmcos.arguments import check_arguments
 from hf_warmcos.callbacks import CycleEndCallback
 from hf_warmcos.checkpoints import TRAINER_STATE, find_torn_file, trainer_checkpoints
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
@@ -102,10 +102,10 @@ class WarmCosTrainerMixin:
 
     Raises:
         TypeError: At the definition of a class that has the mixin after the trainer. At construction, if
-            `lr_scheduler_kwargs` is not a dict.
-        ValueError: At construction, if `lr_scheduler_kwargs` has a key that the schedule does not know or a value that
-            is out of its range. At the start of training, if the cycles do not fit, if the checkpoint to resume from is
-            not whole, or if there is a [`CycleEndCallback`] that evaluates and no evaluation set.
+            `lr_scheduler_kwargs` is not a dict, or has a key that the schedule does not know.
+        ValueError: At construction, if a value in `lr_scheduler_kwargs` is out of its range. At the start of training,
+            if the cycles do not fit, if the checkpoint to resume from is not whole, or if there is a
+            [`CycleEndCallback`] that evaluates and no evaluation set.
 
     Example:
 
@@ -274,18 +274,11 @@ def _checked_scheduler_kwargs(lr_scheduler_kwargs: dict[str, Any] | str | None) 
             raise ValueError(f"{expected}, but got {lr_scheduler_kwargs!r}: {error}") from error
     if not isinstance(kwargs, dict):
         raise TypeError(f"{expected}, but got {lr_scheduler_kwargs!r} of type {type(kwargs).__name__}")
-    parameters = inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).parameters
-    known = [name for name in parameters if name not in _SET_BY_TRAINER]
-    unknown = [name for name in kwargs if name not in known]
-    if unknown:
-        raise ValueError(
-            f"Expected the keys of lr_scheduler_kwargs to be among {', '.join(known)}, but got "
-            f"{', '.join(map(repr, unknown))}"
-        )
+    try:
+        check_arguments(**kwargs)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Expected lr_scheduler_kwargs of the schedule, but got {kwargs!r}: {error}") from error
     return kwargs
-
-
-_SET_BY_TRAINER = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
 
 
 class WarmCosTrainer(WarmCosTrainerMixin, Trainer):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
+import torch
 from trainer_runs import causal_lm, token_rows, training_arguments
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_warmcos import CycleEndCallback, WarmCosTrainer, register
 
@@ -13,18 +15,26 @@ ARGUMENTS = {"max_steps": 18, "warmup_steps": 2, "lr_scheduler_kwargs": {"num_cy
 CYCLE_ENDS = [6, 10, 14, 18]
 
 
-def make_trainer(output_dir, callback, trainer_class=WarmCosTrainer, eval_dataset=True, **arguments):
+def make_trainer(output_dir, *callbacks, trainer_class=WarmCosTrainer, eval_dataset=True, **arguments):
     return trainer_class(
         causal_lm(),
         training_arguments(output_dir, **{**ARGUMENTS, **arguments}),
         train_dataset=token_rows(32),
         eval_dataset=token_rows(8, seed=1) if eval_dataset is True else eval_dataset,
-        callbacks=[callback],
+        callbacks=list(callbacks),
     )
 
 
 def evaluations(trainer):
     return {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+
+
+def evaluated_steps(trainer):
+    return [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+def saved_strategies(output_dir):
+    return {torch.load(path, weights_only=False).save_strategy for path in output_dir.glob("*/training_args.bin")}
 
 
 def checkpoints(output_dir):
@@ -37,6 +47,62 @@ def test_evaluates_and_saves_at_cycle_ends_and_nowhere_else(tmp_path, evaluate, 
     trainer.train()
     assert list(evaluations(trainer)) == (CYCLE_ENDS if evaluate else [])
     assert checkpoints(tmp_path) == (CYCLE_ENDS if save else [])
+
+
+class Saves(TrainerCallback):
+    """Keeps the steps at which the trainer saves."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_save(self, args, state, control, **kwargs):
+        self.steps.append(state.global_step)
+
+
+# Cycles and epochs of 8 steps end together, but for those of the last case.
+TOGETHER = {"max_steps": 24, "warmup_steps": 0, "lr_scheduler_kwargs": {"num_cycles": 3}}
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_step_at_which_a_cycle_and_an_epoch_end_is_evaluated_and_saved_once(tmp_path, strategy):
+    saves = Saves()
+    strategies = {"eval_strategy": strategy, "save_strategy": strategy, "eval_steps": 8, "save_steps": 8}
+    trainer = make_trainer(tmp_path, CycleEndCallback(), saves, **TOGETHER, **strategies)
+    trainer.train()
+    assert evaluated_steps(trainer) == saves.steps == [8, 16, 24]
+
+
+def test_an_epoch_that_ends_where_training_stops_inside_it_is_not_evaluated_again(tmp_path):
+    saves = Saves()
+    strategies = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = make_trainer(tmp_path, CycleEndCallback(), saves, **{**TOGETHER, "max_steps": 12}, **strategies)
+    trainer.train()
+    assert evaluated_steps(trainer) == saves.steps == [4, 8, 12]
+
+
+def test_what_the_callback_leaves_to_the_strategies_is_still_done_at_the_end_of_an_epoch(tmp_path):
+    strategies = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = make_trainer(tmp_path, CycleEndCallback(evaluate=False), **TOGETHER, **strategies)
+    trainer.train()
+    assert evaluated_steps(trainer) == checkpoints(tmp_path) == [8, 16, 24]
+    # What was saved before the evaluation does not know that it is the best.
+    best = json.loads((tmp_path / "checkpoint-24" / "trainer_state.json").read_text())["best_model_checkpoint"]
+    assert best == trainer.state.best_model_checkpoint is not None
+
+
+def test_early_stopping_sees_each_evaluation_once(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        CycleEndCallback(),
+        EarlyStoppingCallback(1),
+        **{**TOGETHER, "max_steps": 48, "lr_scheduler_kwargs": {"num_cycles": 6}},
+        **{"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True},
+    )
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    first_without_improvement = next((i for i in range(1, 6) if losses[i] >= min(losses[:i])), 5)
+    assert evaluated_steps(trainer) == [8 * (i + 1) for i in range(first_without_improvement + 1)]
+    assert trainer.state.global_step > 8
 
 
 def test_adds_to_the_evaluation_and_save_strategies(tmp_path):
@@ -70,6 +136,35 @@ def test_load_best_model_at_end_loads_the_best_checkpoint(tmp_path, arguments):
     last_state = json.loads((tmp_path / "checkpoint-18" / "trainer_state.json").read_text())
     assert last_state["best_model_checkpoint"] == trainer.state.best_model_checkpoint
     assert trainer.args.save_strategy == arguments["save_strategy"]
+    assert saved_strategies(tmp_path) == {arguments["save_strategy"]}
+
+
+def test_the_arguments_in_a_checkpoint_are_the_ones_that_the_user_gave(tmp_path):
+    make_trainer(tmp_path, CycleEndCallback()).train()
+    assert checkpoints(tmp_path) == CYCLE_ENDS
+    assert saved_strategies(tmp_path) == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warns"),
+    [
+        ({"save_total_limit": 3}, True),
+        ({"save_total_limit": 4}, False),
+        ({"save_total_limit": 4, "save_strategy": "steps", "save_steps": 5}, True),
+        ({}, False),
+    ],
+)
+def test_a_save_total_limit_that_will_delete_cycle_ends_is_warned_of_at_the_start(tmp_path, caplog, arguments, warns):
+    class StopsAtOnce(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    caplog.set_level(logging.WARNING, logger="hf_warmcos")
+    make_trainer(tmp_path, CycleEndCallback(), StopsAtOnce(), **arguments).train()
+    messages = [record.getMessage() for record in caplog.records if record.name == "hf_warmcos"]
+    assert [("save_total_limit=" in message, "will have 4" in message) for message in messages] == [
+        (True, True)
+    ] * warns
 
 
 def test_save_total_limit_keeps_the_best_checkpoint(tmp_path):
@@ -88,6 +183,31 @@ def test_resuming_from_a_cycle_end_goes_on_with_the_next_one(tmp_path):
     assert checkpoints(tmp_path / "resumed") == [14, 18]
 
 
+def test_training_can_go_on_from_a_checkpoint_that_was_saved_without_it(tmp_path):
+    make_trainer(tmp_path, save_strategy="steps", save_steps=8).train()
+    resumed = make_trainer(tmp_path / "resumed", CycleEndCallback())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert checkpoints(tmp_path / "resumed") == [10, 14, 18]
+
+
+def test_a_run_has_one_mark_and_a_resumed_one_keeps_it(tmp_path):
+    callback = CycleEndCallback()
+    trainer = make_trainer(tmp_path, callback)
+    trainer.train()
+    first_run = callback.run
+    assert callback.cycle_ends == CYCLE_ENDS
+    for restored in (False, True):
+        resumed = CycleEndCallback()
+        arguments = {"restore_callback_states_from_checkpoint": restored}
+        again = make_trainer(tmp_path / str(restored), resumed, **arguments)
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+        callbacks = [cb for cb in again.callback_handler.callbacks if isinstance(cb, CycleEndCallback)]
+        assert [(cb.run, cb.cycle_ends) for cb in callbacks] == [(first_run, CYCLE_ENDS)]
+    trainer.train()
+    assert callback.run != first_run
+    assert callback.cycle_ends == CYCLE_ENDS
+
+
 def test_an_update_that_was_skipped_at_a_cycle_end_does_not_repeat_it(tmp_path):
     class SkipsTheNextUpdate(TrainerCallback):
         """Has the trainer see what a gradient scaler leaves behind when gradients overflow."""
@@ -104,7 +224,9 @@ def test_an_update_that_was_skipped_at_a_cycle_end_does_not_repeat_it(tmp_path):
 
 def test_works_under_register_with_a_plain_trainer(tmp_path):
     with register():
-        trainer = make_trainer(tmp_path, CycleEndCallback(), Trainer, lr_scheduler_type="cosine_with_restarts")
+        trainer = make_trainer(
+            tmp_path, CycleEndCallback(), trainer_class=Trainer, lr_scheduler_type="cosine_with_restarts"
+        )
         trainer.train()
     assert list(evaluations(trainer)) == checkpoints(tmp_path) == CYCLE_ENDS
 
@@ -116,13 +238,13 @@ def test_finds_the_scheduler_in_the_wrapper_of_accelerate(tmp_path):
             self.lr_scheduler = self.accelerator.prepare(self.lr_scheduler)
             return self.lr_scheduler
 
-    trainer = make_trainer(tmp_path, CycleEndCallback(), PreparesItsScheduler)
+    trainer = make_trainer(tmp_path, CycleEndCallback(), trainer_class=PreparesItsScheduler)
     trainer.train()
     assert list(evaluations(trainer)) == CYCLE_ENDS
 
 
 def test_a_scheduler_without_cycles_is_an_error_at_the_start(tmp_path):
-    trainer = make_trainer(tmp_path, CycleEndCallback(), Trainer, lr_scheduler_kwargs=None)
+    trainer = make_trainer(tmp_path, CycleEndCallback(), trainer_class=Trainer, lr_scheduler_kwargs=None)
     with pytest.raises(TypeError, match=r"scheduler with cycles .* is a LambdaLR\. Use WarmCosTrainer"):
         trainer.train()
     assert trainer.state.global_step == 0
@@ -135,6 +257,9 @@ def test_a_missing_evaluation_set_is_an_error_at_the_start(tmp_path):
     assert trainer.state.global_step == 0
     make_trainer(tmp_path, CycleEndCallback(evaluate=False), eval_dataset=None).train()
     assert checkpoints(tmp_path) == CYCLE_ENDS
+    with register(), pytest.raises(ValueError, match="eval_dataset"):
+        plain = {"trainer_class": Trainer, "lr_scheduler_type": "cosine_with_restarts"}
+        make_trainer(tmp_path, CycleEndCallback(), eval_dataset=None, **plain).train()
 
 
 def test_an_evaluation_set_can_come_from_an_overridden_method_or_be_several(tmp_path):
@@ -142,7 +267,9 @@ def test_an_evaluation_set_can_come_from_an_overridden_method_or_be_several(tmp_
         def get_eval_dataloader(self, eval_dataset=None):
             return super().get_eval_dataloader(token_rows(8, seed=1))
 
-    trainer = make_trainer(tmp_path, CycleEndCallback(save=False), BringsItsEvaluationSet, eval_dataset=None)
+    trainer = make_trainer(
+        tmp_path, CycleEndCallback(save=False), trainer_class=BringsItsEvaluationSet, eval_dataset=None
+    )
     trainer.train()
     assert list(evaluations(trainer)) == CYCLE_ENDS
     several = {"first": token_rows(4, seed=1), "second": token_rows(4, seed=2)}
@@ -161,7 +288,7 @@ def test_a_training_after_an_evaluation_that_failed_saves_as_the_arguments_say(t
                 raise KeyboardInterrupt
             return super().evaluate(*args, **kwargs)
 
-    trainer = make_trainer(tmp_path, CycleEndCallback(), FailsOnce, save_steps=3)
+    trainer = make_trainer(tmp_path, CycleEndCallback(), trainer_class=FailsOnce, save_steps=3)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     trainer.train()
