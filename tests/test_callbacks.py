@@ -257,8 +257,8 @@ def test_a_missing_evaluation_set_is_an_error_at_the_start(tmp_path):
     assert trainer.state.global_step == 0
     make_trainer(tmp_path, CycleEndCallback(evaluate=False), eval_dataset=None).train()
     assert checkpoints(tmp_path) == CYCLE_ENDS
+    plain = {"trainer_class": Trainer, "lr_scheduler_type": "cosine_with_restarts"}
     with register(), pytest.raises(ValueError, match="eval_dataset"):
-        plain = {"trainer_class": Trainer, "lr_scheduler_type": "cosine_with_restarts"}
         make_trainer(tmp_path, CycleEndCallback(), eval_dataset=None, **plain).train()
 
 

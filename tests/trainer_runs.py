@@ -58,7 +58,7 @@ def logged_rates(trainer: Trainer) -> list[float]:
     return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
 
 
-def train_and_keep_result(output_dir: str, resume_from_checkpoint: str | None = None, **arguments: Any) -> None:
+def train_and_keep_result(output_dir: str, resume_from_checkpoint: str | bool = False, **arguments: Any) -> None:
     """Train; the logged rates and the final weights go into `result_<rank>.pt`."""
     args = training_arguments(output_dir, **arguments)
     trainer = WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(64))
