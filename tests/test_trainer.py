@@ -567,8 +567,6 @@ class TestResuming:
 
 
 class TestKilled:
-    NUM_KILLS = 20
-
     @pytest.mark.slow
     def test_twenty_times_while_it_saves_and_resumed_ends_with_the_weights_and_rates_of_a_run_left_alone(
         self, tmp_path
@@ -603,19 +601,17 @@ class TestKilled:
 
         finish(left_alone)
         num_torn = 0
-        for _ in range(self.NUM_KILLS):
+        while num_torn < 20:  # the other kills come when a save has just ended
             process, known, num_saves = start(killed), {*trainer_checkpoints(killed)}, random.choice([1, 2])
             while len({*trainer_checkpoints(killed)} - known) < num_saves and process.is_alive():
                 time.sleep(0.0005)
-            time.sleep(random.uniform(0, 0.01))
+            time.sleep(random.uniform(0, 0.006))
             process.kill()
             process.join(timeout=60)
             assert process.exitcode == -9
             num_torn += any(find_torn_file(folder, [TRAINER_STATE]) for folder in trainer_checkpoints(killed)[:1])
         finish(killed)
 
-        # Some kills come when a save has just ended.
-        assert num_torn >= self.NUM_KILLS / 4
         expected, result = (torch.load(folder / "result_0.pt") for folder in (left_alone, killed))
         schedule = CosineRestartSchedule.fit(num_steps, 5, decay=0.75, warmup_steps=20)
         assert expected["rates"] == result["rates"] == rates_of(schedule, num_steps, eta_min=1e-4)
