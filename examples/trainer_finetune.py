@@ -32,7 +32,9 @@ class FinetuneArguments(TrainingArguments):
     warmup_steps: int = 10
     lr_scheduler_kwargs: dict | str | None = field(
         default_factory=lambda: {"num_cycles": 4, "decay": 0.75},
-        metadata={"help": "The schedule, as JSON: num_cycles, decay, T_0, T_mult, min_lr, min_lr_rate, warmup_mode, …"},
+        metadata={
+            "help": "The schedule, as JSON: num_cycles, decay, T_0, T_mult, min_lr, min_lr_rate, warmup_mode, cycles, …"
+        },
     )
     logging_steps: float = 10
     # The callback below saves, and evaluates, where cycles end. --save_strategy and --eval_strategy add to it.
@@ -60,9 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
         callbacks=[CycleEndCallback(evaluate=True, save=True)],
     )
 
-    # 3. Training, from the beginning or from --resume_from_checkpoint OUTPUT_DIR/checkpoint-N. A run that was killed
-    # while it saved leaves a checkpoint without trainer_state.json, which comes last: resume from the one before it.
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    # 3. Training, from the beginning, from --resume_from_checkpoint OUTPUT_DIR/checkpoint-N, or with
+    # --resume_from_checkpoint true from the newest checkpoint that is whole: a run that was killed while it saved has
+    # left one that is not.
+    checkpoint = training_args.resume_from_checkpoint
+    result = trainer.train(resume_from_checkpoint=True if checkpoint == "true" else checkpoint)
     trainer.save_model()
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)

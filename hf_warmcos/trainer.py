@@ -1,4 +1,4 @@
-"""The schedule in transformers' Trainer, and in every tool that hides one."""
+"""The schedule in transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 from transformers import SchedulerType, Trainer
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer, LayerWiseDummyScheduler
 
 from hf_warmcos.arguments import check_arguments
@@ -28,60 +27,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 logger = logging.getLogger("hf_warmcos")
-
-_replaced: list[Any] = []
-
-
-def register() -> AbstractContextManager[Any]:
-    """Make `lr_scheduler_type="cosine_with_restarts"` mean this schedule everywhere in the process.
-
-    That is every plain `Trainer`, every tool that has one inside and every call of `transformers.get_scheduler`, which
-    then pass their `lr_scheduler_kwargs` to [`get_cosine_restarts_with_decay_and_warmup_schedule`]. Without `decay`,
-    `T_mult` and the like the rates are those of the built-in schedule. Calling it twice is as calling it once.
-
-    Returns:
-        A context manager, for use in a `with` statement: its end takes back what this call did. Without `with` the
-        registration holds until [`unregister`].
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from transformers import get_scheduler
-    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    >>> with register():
-    ...     scheduler = get_scheduler(
-    ...         "cosine_with_restarts", optimizer, 100, 1100, scheduler_specific_kwargs={"num_cycles": 4, "decay": 0.75}
-    ...     )
-    >>> scheduler.schedule.decay
-    0.75
-
-    ```
-
-    Source: `transformers.optimization.TYPE_TO_SCHEDULER_FUNCTION`, the table that `get_scheduler` reads.
-    """
-    undo = ExitStack()
-    if not _is_registered():
-        _replaced[:] = [TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS]]
-        TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS] = (
-            get_cosine_restarts_with_decay_and_warmup_schedule
-        )
-        undo.callback(unregister)
-    return undo
-
-
-def unregister() -> None:
-    """Give `lr_scheduler_type="cosine_with_restarts"` back the meaning that it had before [`register`].
-
-    Does nothing where it was not registered.
-    """
-    if _is_registered():
-        TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS] = _replaced.pop()
-
-
-def _is_registered() -> bool:
-    registered = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType.COSINE_WITH_RESTARTS]
-    return registered is get_cosine_restarts_with_decay_and_warmup_schedule
 
 
 class WarmCosTrainerMixin:

@@ -39,7 +39,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
     get_cosine_with_hard_restarts_schedule_with_warmup,
-    get_scheduler,
 )
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
@@ -49,9 +48,6 @@ from hf_warmcos import (
     CosineRestartSchedule,
     WarmCosTrainer,
     WarmCosTrainerMixin,
-    get_cosine_restarts_with_decay_and_warmup_schedule,
-    register,
-    unregister,
 )
 from hf_warmcos.checkpoints import TRAINER_STATE, find_torn_file, trainer_checkpoints
 
@@ -440,70 +436,6 @@ class TestMixin:
         stop.set()
         watcher.join()
         assert wrong == []
-
-
-class TestRegister:
-    def test_takes_effect_at_once_until_unregister(self, make_optimizer):
-        before = built_in()
-        register()
-        kwargs = {"num_cycles": 4, "decay": 0.75}
-        scheduler = get_scheduler("cosine_with_restarts", make_optimizer(), 5, 25, scheduler_specific_kwargs=kwargs)
-        unregister()
-        assert isinstance(scheduler, CosineRestartLR)
-        assert scheduler.schedule == CosineRestartSchedule.fit(25, 4, decay=0.75, warmup_steps=5)
-        assert built_in() is before is get_cosine_with_hard_restarts_schedule_with_warmup
-
-    def test_as_a_context_manager_ends_with_the_block_and_with_an_error(self):
-        before = built_in()
-        with register():
-            assert built_in() is get_cosine_restarts_with_decay_and_warmup_schedule
-        assert built_in() is before
-        with pytest.raises(ValueError, match="invalid literal"), register():
-            int("an error inside the block")
-        assert built_in() is before
-
-    def test_twice_is_as_once(self):
-        before = built_in()
-        register()
-        register()
-        unregister()
-        assert built_in() is before
-        unregister()
-        assert built_in() is before
-
-    def test_an_inner_block_leaves_the_outer_registration(self, tmp_path):
-        before = built_in()
-        with register():
-            with register():
-                pass
-            WarmCosTrainer(causal_lm(), training_arguments(tmp_path)).create_optimizer_and_scheduler(20)
-            assert built_in() is get_cosine_restarts_with_decay_and_warmup_schedule
-        assert built_in() is before
-
-    def test_gives_back_what_someone_else_had_put_there(self, monkeypatch):
-        def someone_elses(optimizer, num_warmup_steps, num_training_steps):
-            raise AssertionError
-
-        monkeypatch.setitem(TYPE_TO_SCHEDULER_FUNCTION, SchedulerType.COSINE_WITH_RESTARTS, someone_elses)
-        with register():
-            pass
-        assert built_in() is someone_elses
-
-    def test_a_warm_cos_trainer_leaves_the_built_in_schedule_to_others(self, tmp_path):
-        before = built_in()
-        WarmCosTrainer(causal_lm(), training_arguments(tmp_path)).create_optimizer_and_scheduler(20)
-        assert built_in() is before
-
-    def test_gives_a_plain_trainer_the_rates(self, tmp_path):
-        with register():
-            trainer = train(
-                tmp_path,
-                Trainer,
-                max_steps=20,
-                lr_scheduler_type="cosine_with_restarts",
-                lr_scheduler_kwargs=FOUR_CYCLES,
-            )
-        assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(20, 4, decay=0.75), 20)
 
 
 class TestResuming:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -88,6 +89,16 @@ def test_a_resumed_run_ends_at_the_same_bits(run_example, whole_run, tmp_path):
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert logged(resumed, "learning_rate") == logged(whole_run, "learning_rate")
+
+
+def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before(run_example, whole_run, tmp_path):
+    resumed = shutil.copytree(whole_run, tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoint-24")
+    (resumed / "checkpoint-17" / "trainer_state.json").unlink()
+    run_example(resumed, "--resume_from_checkpoint=true")
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (resumed, whole_run))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert len(SnapshotEnsemble(AutoModelForCausalLM, resumed).models) == 3
 
 
 @pytest.mark.slow
