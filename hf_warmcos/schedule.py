@@ -10,7 +10,7 @@ import decimal
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from math import pi
@@ -304,6 +304,65 @@ class CosineRestartSchedule:
                 f"T_0={T_0} was rounded to {float(T_0)}"
             )
         return schedule
+
+    def extend(
+        self,
+        num_training_steps: int,
+        num_cycles: int = 1,
+        *,
+        T_mult: float | None = None,
+        decay: float | None = None,
+        peak: float | None = None,
+    ) -> Self:
+        r"""Append cycles, for a run that goes on: the schedule stays as it is up to its `end`.
+
+        The new cycles are fitted into the steps from `end` to `num_training_steps`, as in `fit`. With p for the share
+        of the base rate at which the last cycle so far peaks, the new ones peak at
+
+        .. math::
+            p \cdot decay, \; p \cdot decay^2, \; \dots \quad\text{or}\quad peak, \; peak \cdot decay, \; \dots
+
+        Args:
+            num_training_steps (`int`): The step at which the last new cycle ends, > `end`.
+            num_cycles (`int`, *optional*, defaults to 1): How many cycles to append.
+            T_mult (`float`, *optional*): Factor on the length of a new cycle at each restart among them. By default
+                the schedule's own, which is 1 where cycles are listed.
+            decay (`float`, *optional*): Factor on the peak at each new restart, 0 < decay <= 1, likewise.
+            peak (`float`, *optional*): Share of the base rate at which the first new cycle peaks, > 0.
+
+        Returns:
+            [`CosineRestartSchedule`]: The longer schedule, whose `cycles` are listed.
+
+        Raises:
+            TypeError, ValueError: If the restarts never end, if an argument is out of its range, or if the cycles do
+                not fit.
+
+        Example:
+
+        ```python
+        >>> schedule = CosineRestartSchedule.fit(1000, num_cycles=2, warmup_steps=100)
+        >>> longer = schedule.extend(3000, num_cycles=2, decay=0.5)
+        >>> longer.cycles
+        ((450, 1), (450, 1), (1000, 0.5), (1000, 0.25))
+        >>> bool((longer.curve(1000) == schedule.curve(1000)).all())
+        True
+
+        ```
+        """
+        end, count = self.end, self._cycles.count
+        if end is None or count is None:
+            raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
+        num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
+        added = self.fit(
+            num_training_steps - end,
+            num_cycles,
+            T_mult=self.T_mult if T_mult is None else T_mult,
+            decay=self.decay if decay is None else decay,
+        )
+        first = self.peak_lr(count - 1) * added.decay if peak is None else real_number("peak", peak, (">", 0))
+        past = [(self.cycle(index).length, self.peak_lr(index)) for index in range(count)]
+        new = [(added.cycle(index).length, added.peak_lr(index, first)) for index in range(num_cycles)]
+        return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=[*past, *new])
 
     @cached_property
     def _cycles(self) -> GeometricCycles | ListedCycles:
