@@ -26,10 +26,11 @@ def main() -> None:
     loader: DataLoader = DataLoader(train, batch_size=8, shuffle=True, drop_last=True, collate_fn=default_data_collator)
     held_out = default_data_collator([blocks["validation"][i] for i in range(0, 140, 7)])
 
-    # Six steps of warmup, then three cycles that fill the other steps; each peak is 0.75 of the one before it.
+    # Six steps of warmup, then three cycles that fill the other steps. Each of them ends in weights worth keeping;
+    # where only the last ones count, one cycle comes to the same.
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-        optimizer, num_warmup_steps=6, num_training_steps=NUM_TRAINING_STEPS, num_cycles=3, decay=0.75
+        optimizer, num_warmup_steps=6, num_training_steps=NUM_TRAINING_STEPS, num_cycles=3
     )
 
     model.train()
