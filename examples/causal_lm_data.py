@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pydoc_data.topics import topics
 from typing import Any
@@ -126,3 +127,26 @@ def load_blocks(arguments: ModelAndDataArguments, tokenizer: PreTrainedTokenizer
         arguments.validation_split_percentage,
     )
     return group_into_blocks(raw_datasets, tokenizer, arguments.block_size)
+
+
+def fingerprint(blocks: Dataset) -> str:
+    """Return what tells these blocks of tokens from others: their number, the first and the last one."""
+    return hashlib.sha256(repr((len(blocks), blocks[0], blocks[-1])).encode()).hexdigest()
+
+
+def expect_enough(blocks: DatasetDict, samples_per_batch: int, block_size: int) -> None:
+    """Raise a ValueError where there are too few blocks to train on or to evaluate on."""
+    if len(blocks["train"]) < samples_per_batch or len(blocks["validation"]) == 0:
+        raise ValueError(
+            f"Expected at least {samples_per_batch} blocks of --block_size {block_size} tokens to train on and 1 held "
+            f"out, but got {len(blocks['train'])} and {len(blocks['validation'])}"
+        )
+
+
+def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters in two groups: weights, which decay, and biases and norms, which do not."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]

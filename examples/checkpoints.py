@@ -16,17 +16,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import SAFE_WEIGHTS_NAME, broadcast_object_list, gather_object
+from accelerate.utils import SAFE_WEIGHTS_NAME, gather_object
+from processes import on_main_process
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Sampler
 
-Result = TypeVar("Result")
-
-CHECKPOINT_NAME = re.compile(r"(step|epoch|cycle)_\d+")
+CHECKPOINT_NAME = re.compile(r"(step|epoch|cycle)_\d+(_step_\d+)?")
 MANIFEST = "checkpoint.json"
 METRICS = "metrics.jsonl"
 
@@ -44,14 +43,31 @@ class TrainingState:
         completed_steps: The updates done. One that mixed precision skipped is none.
         epoch: The pass over the training data that the next sample belongs to, counted from 0.
         samples_seen: The samples of that pass that went into updates, over all processes.
-        evaluations: Held-out results so far, the untrained model's first.
+        evaluations: Held-out results so far on the data at hand, the first before an update on them.
+        schedule: The arguments of the schedule.
+        data: What tells the training data at hand from others.
     """
 
-    max_train_steps: int
+    max_train_steps: int = 0
     completed_steps: int = 0
     epoch: int = 0
     samples_seen: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    schedule: dict[str, Any] | None = None
+    data: str | None = None
+
+    def take_data(self, data: str) -> bool:
+        """Note what is trained on from here on, and return whether the run has trained on something else before.
+
+        Other data begin with their first sample, and with a held-out loss of their own.
+        """
+        is_other = self.data not in (None, data)
+        if is_other:
+            self.epoch += self.samples_seen > 0
+            self.samples_seen = 0
+            self.evaluations = []
+        self.data = data
+        return is_other
 
 
 class ResumableSampler(Sampler[int]):
@@ -69,20 +85,6 @@ class ResumableSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.num_samples - self.state.samples_seen
-
-
-def on_main_process(accelerator: Accelerator, function: Callable[..., Result], *args: Any) -> Result:
-    """Call a function on the main process alone; its result, or its error, reaches every process."""
-    outcome: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            outcome[0] = function(*args)
-        except (OSError, ValueError, CheckpointError) as caught:
-            outcome[1] = caught
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
-    return result
 
 
 def keep_checkpoints_portable(accelerator: Accelerator) -> None:
@@ -103,8 +105,13 @@ def keep_checkpoints_portable(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(unwrap_on_load)
 
 
-def save_checkpoint(accelerator: Accelerator, state: TrainingState, output_dir: Path, name: str) -> None:
-    """Write the checkpoint `output_dir/name`, on every process together.
+def save_checkpoint(
+    accelerator: Accelerator, state: TrainingState, output_dir: Path, name: str, save_total_limit: int | None = None
+) -> None:
+    """Write the checkpoint `output_dir/name`, on every process together, and keep the newest `save_total_limit`.
+
+    A name that an earlier checkpoint has, such as that of a cycle 3 before the cycles were changed, gets the step
+    added.
 
     Raises:
         CheckpointError: If it could not be written, such as where the disk is full. What was there before is untouched.
@@ -128,10 +135,12 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, output_dir: 
         previous = on_main_process(accelerator, _newest_whole, output_dir, lambda _: None)
         advice = "There is no checkpoint before it."
         if previous is not None:
-            advice = f"{previous} before it is whole: --resume_from_checkpoint latest goes on from there."
+            advice = f"{previous[0]} before it is whole: --resume_from_checkpoint latest goes on from there."
         raise CheckpointError(
             f"Could not save {output_dir / name}, with {free:,} bytes free on the disk: {caught}. {advice}"
         ) from caught
+    if save_total_limit is not None:
+        on_main_process(accelerator, _delete_oldest, output_dir, save_total_limit)
 
 
 def _make_empty(folder: Path) -> None:
@@ -140,6 +149,9 @@ def _make_empty(folder: Path) -> None:
 
 
 def _complete(incomplete: Path, final: Path, state: TrainingState) -> None:
+    if final.exists():
+        taken, final = final, final.with_name(f"{final.name}_step_{state.completed_steps}")
+        print(f"{taken} was saved before: this checkpoint is {final.name}")
     shutil.copyfile(final.parent / METRICS, incomplete / METRICS)
     files = sorted(path for path in incomplete.rglob("*") if path.is_file())
     manifest = {
@@ -152,10 +164,16 @@ def _complete(incomplete: Path, final: Path, state: TrainingState) -> None:
     folders = {path.parent for path in files}
     for path in [*files, incomplete / MANIFEST, *sorted(folders, reverse=True)]:
         _bring_to_disk(path)
-    if final.exists():
-        _set_aside(final)
     incomplete.rename(final)
     _bring_to_disk(final.parent)
+
+
+def _delete_oldest(output_dir: Path, save_total_limit: int) -> None:
+    for folder in _newest_first(output_dir, lambda _: None)[save_total_limit:]:
+        # Under another name first: a kill must not leave half of it under a name that says that it is whole.
+        doomed = folder.with_name(f".{folder.name}.incomplete")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def _hash(path: Path) -> str:
@@ -215,32 +233,38 @@ def _newest_first(output_dir: Path, report: Callable[[str], None]) -> list[Path]
     return [folder for _, _, folder in sorted(found, reverse=True)]
 
 
-def _newest_whole(output_dir: Path, report: Callable[[str], None]) -> Path | None:
+def _newest_whole(output_dir: Path, report: Callable[[str], None]) -> tuple[Path, TrainingState] | None:
     for folder in _newest_first(output_dir, report):
         try:
-            read_checkpoint(folder)
+            return folder, read_checkpoint(folder)
         except CheckpointError as error:
             report(str(error))
-        else:
-            return folder
     return None
 
 
-def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> tuple[Path, TrainingState] | None:
-    """Return the checkpoint to resume from with its position; None where "latest" finds none.
+def find_checkpoint(resume_from_checkpoint: str | None, output_dir: Path) -> tuple[Path | None, TrainingState]:
+    """Return the checkpoint to go on from with its position: none, with that of a new run, where there is none.
 
     Args:
         resume_from_checkpoint: The folder of a checkpoint, or "latest": the one in `output_dir` with the most updates
-            that is whole. A line is printed for each newer one that is not.
+            that is whole. A line is printed for each newer one that is not. None begins a new run.
 
     Raises:
         CheckpointError: If the folder is no checkpoint or not whole; the message names the file.
     """
-    if resume_from_checkpoint != "latest":
+    if resume_from_checkpoint is None:
+        return None, TrainingState()
+    if resume_from_checkpoint == "latest":
+        newest = _newest_whole(output_dir, lambda error: print(f"Passing over a checkpoint: {error}"))
+        if newest is None:
+            print(f"No checkpoint in {output_dir} yet: starting from the beginning")
+            return None, TrainingState()
+        folder, state = newest
+    else:
         folder = Path(resume_from_checkpoint)
-        return folder, read_checkpoint(folder)
-    newest = _newest_whole(output_dir, lambda error: print(f"Passing over a checkpoint: {error}"))
-    return None if newest is None else (newest, _read_manifest(newest)[0])
+        state = read_checkpoint(folder)
+    print(f"Resuming from {folder} after update {state.completed_steps}")
+    return folder, state
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
@@ -267,7 +291,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> None:
     accelerator.step = 0  # a checkpoint lies between two updates, whatever --gradient_accumulation_steps was and is
 
 
-def begin_run_at(completed_steps: int, metrics: Path | None, output_dir: Path) -> None:
+def begin_run_at(completed_steps: int, checkpoint: Path | None, output_dir: Path) -> None:
     """Make `output_dir` what it was at that update: `metrics.jsonl` ends there, and no later checkpoint is in the way.
 
     A later checkpoint belongs to a run that this one does not continue. It is renamed, since "latest" must not take it
@@ -276,11 +300,10 @@ def begin_run_at(completed_steps: int, metrics: Path | None, output_dir: Path) -
     output_dir.mkdir(parents=True, exist_ok=True)
     for leftover in output_dir.glob(".*.incomplete"):
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
-    if metrics != output_dir / METRICS:
-        beginning = output_dir / f".{METRICS}.incomplete"
-        beginning.write_bytes(b"" if metrics is None else metrics.read_bytes())
-        _bring_to_disk(beginning)
-        beginning.replace(output_dir / METRICS)
+    beginning = output_dir / f".{METRICS}.incomplete"
+    beginning.write_bytes(b"" if checkpoint is None else (checkpoint / METRICS).read_bytes())
+    _bring_to_disk(beginning)
+    beginning.replace(output_dir / METRICS)
     for folder in [path for path in output_dir.glob("*_*") if CHECKPOINT_NAME.fullmatch(path.name)]:
         try:
             later = _read_manifest(folder)[0].completed_steps > completed_steps

@@ -26,7 +26,10 @@ def warm_context() -> Any:
 
     There is one server for all processes that are forked, with one list of what it imports.
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])
+    paths = [str(EXAMPLES), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        path for path in dict.fromkeys(os.pathsep.join(paths).split(os.pathsep)) if path
+    )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [

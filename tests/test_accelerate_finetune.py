@@ -26,7 +26,7 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     model, text = make_tiny_model(folder / "model"), make_text(folder / "text.txt")
     return [f"--model_name_or_path={model}", f"--train_file={text}", "--block_size=16", "--max_train_steps=24",
-            "--per_device_train_batch_size=4", "--num_warmup_steps=3", "--num_cycles=3"]  # fmt: skip
+            "--per_device_train_batch_size=4", "--num_warmup_steps=3", "--num_cycles=3", "--decay=0.75"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -218,12 +218,15 @@ def test_trackers_get_loss_and_rate(small, tmp_path):
         ("--num_warmup_steps=25", "num_warmup_steps"),
         ("--learning_rate=nan", "learning_rate"),
         ("--max_train_steps=0", "Expected --max_train_steps >= 1"),
-        ("--checkpointing_steps=sometimes", "Expected --checkpointing_steps to be a number, epoch or cycle"),
+        ("--checkpointing_steps=sometimes", "Expected --checkpointing_steps to be a number, epoch, cycle or no"),
         ("--warmup_mode=postfix", "invalid choice: 'postfix'"),
         ("--train_file=nowhere.txt", "nowhere.txt"),
         ("--resume_from_checkpoint=nowhere", "nowhere/checkpoint.json"),
         ("--block_size=100000", "--block_size 100000"),
-        ("--cycles=3", "--cycles=3"),
+        ("--cycles=three", "Expected --cycles to be like 1000,2000:0.5, but got 'three'"),
+        ("--cycles=21", "cycles"),
+        ("--extend_cycles=1", "Expected --extend_cycles to keep the run's schedule, but got --num_warmup_steps"),
+        ("--save_total_limit=0", "Expected --save_total_limit >= 1"),
         ("--report_to=abacus", "abacus"),
     ],
 )
@@ -235,3 +238,7 @@ def test_a_wrong_option_gives_one_clear_line_before_anything_is_written(small, t
     assert expected in errors[0]
     assert "Traceback" not in run.output
     assert not (tmp_path / "run").exists()
+
+
+def test_it_reads_in_at_most_220_lines():
+    assert len((EXAMPLES / "accelerate_finetune.py").read_text().splitlines()) <= 220

@@ -42,8 +42,8 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     model, text = make_tiny_model(folder / "model"), make_text(folder / "text.txt")
     return [f"--model_name_or_path={model}", f"--train_file={text}", "--block_size=16", "--num_cycles=3",
-            f"--max_train_steps={NUM_UPDATES}", "--per_device_train_batch_size=4", "--num_warmup_steps=5",
-            "--checkpointing_steps=2", "--resume_from_checkpoint=latest"]  # fmt: skip
+            "--decay=0.75", f"--max_train_steps={NUM_UPDATES}", "--per_device_train_batch_size=4",
+            "--num_warmup_steps=5", "--checkpointing_steps=2", "--resume_from_checkpoint=latest"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
