@@ -1,0 +1,296 @@
+"""A run that has ended goes on with more cycles, through each door: its past stays, to the bit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from example_runs import Run, make_text, make_tiny_model, read_metrics
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
+from transformers import Trainer
+
+from hf_warmcos import (
+    CosineRestartLR,
+    CosineRestartSchedule,
+    WarmCosTrainer,
+    get_cosine_restarts_with_decay_and_warmup_schedule,
+)
+
+
+@st.composite
+def ending_schedules(draw) -> CosineRestartSchedule:
+    """Schedules of a few short cycles, of every kind that ends."""
+    shape = {
+        "warmup_steps": draw(st.integers(0, 4)),
+        "warmup_mode": draw(st.sampled_from(["overlap", "prefix", "every_cycle"])),
+        "warmup_lr_rate": draw(st.sampled_from([0.0, 0.1])),
+        "stable_ratio": draw(st.sampled_from([0.0, 0.3])),
+    }
+    if draw(st.booleans()):
+        cycles = draw(st.lists(st.tuples(st.integers(5, 20), st.floats(0.1, 2)), min_size=1, max_size=4))
+        return CosineRestartSchedule(cycles=cycles, **shape)
+    return CosineRestartSchedule(
+        T_0=draw(st.floats(6, 20)),
+        T_mult=draw(st.sampled_from([1, 1.5, 2])),
+        decay=draw(st.floats(0.1, 1)),
+        num_cycles=draw(st.integers(1, 4)),
+        **shape,
+    )
+
+
+class TestOfASchedule:
+    @given(ending_schedules(), st.integers(1, 3), st.floats(0.1, 1), st.sampled_from([None, 0.5]))
+    def test_the_past_stays_to_the_bit_and_the_new_cycles_fill_the_steps(self, schedule, num_cycles, decay, peak):
+        count = schedule.cycle_at(schedule.end).index + 1
+        longer = schedule.extend(schedule.end + 60, num_cycles, decay=decay, T_mult=1, peak=peak)
+        past = range(schedule.end)
+        assert [longer.lr_at(step, 0.3, 0.01) for step in past] == [schedule.lr_at(step, 0.3, 0.01) for step in past]
+        assert [longer.cycle(index) for index in range(count)] == [schedule.cycle(index) for index in range(count)]
+        new = [longer.cycle(count + index) for index in range(num_cycles)]
+        assert (new[0].start, new[-1].end, longer.end) == (schedule.end, schedule.end + 60, schedule.end + 60)
+        assert max(cycle.length for cycle in new) - min(cycle.length for cycle in new) <= 1
+        first = schedule.peak_lr(count - 1) * decay if peak is None else peak
+        peaks = [longer.peak_lr(cycle.index) for cycle in new]
+        assert peaks == pytest.approx([first * decay**index for index in range(num_cycles)], rel=1e-12)
+
+    def test_by_default_the_cycles_go_on_as_they_were(self):
+        schedule = CosineRestartSchedule(T_0=10, T_mult=2, decay=0.5, num_cycles=2)
+        longer = CosineRestartSchedule(T_0=10, T_mult=2, decay=0.5, num_cycles=4)
+        assert schedule.extend(150, 2, T_mult=2).curve(150).tolist() == longer.curve(150).tolist()
+
+    def test_it_can_be_extended_again(self):
+        schedule = CosineRestartSchedule.fit(20, 2).extend(40, decay=0.5).extend(80, 2)
+        assert schedule.cycles == ((10, 1), (10, 1), (20, 0.5), (20, 0.5), (20, 0.5))
+
+    @pytest.mark.parametrize(
+        ("schedule", "arguments", "message"),
+        [
+            (CosineRestartSchedule(T_0=10), {"num_training_steps": 100}, "num_cycles=None"),
+            (CosineRestartSchedule(T_0=10, num_cycles=2), {"num_training_steps": 20}, "num_training_steps > 20"),
+            (CosineRestartSchedule(T_0=10, num_cycles=2), {"num_training_steps": 22, "num_cycles": 3}, "num_cycles"),
+            (CosineRestartSchedule(T_0=10, num_cycles=2), {"num_training_steps": 30, "decay": 2}, "decay <= 1"),
+        ],
+    )
+    def test_what_cannot_be_appended_is_named(self, schedule, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            schedule.extend(**arguments)
+
+
+def train(scheduler, optimizer, num_steps: int) -> list[float]:
+    """Train on a fixed loss; the rate of each update."""
+    rates = []
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        (optimizer.param_groups[0]["params"][0] - 1).square().sum().backward()
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+class TestOfAScheduler:
+    PAST = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=4)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"cycles": PAST.extend(44, 2, decay=0.5).cycles},
+            {"T_0": PAST.T_0, "num_cycles": 6, "decay": 0.75},
+        ],
+    )
+    @pytest.mark.parametrize("stopped_at", [17, 24])
+    def test_rates_and_the_optimizers_state_are_those_of_a_run_that_knew(
+        self, make_optimizer, caplog, arguments, stopped_at
+    ):
+        longer = {"num_warmup_steps": 4, **arguments}
+        optimizer = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
+        scheduler = CosineRestartLR(optimizer, self.PAST)
+        before = train(scheduler, optimizer, stopped_at)
+        saved = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        parameter = optimizer.param_groups[0]["params"][0].detach().clone()
+
+        optimizer = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
+        optimizer.param_groups[0]["params"][0].data.copy_(parameter)
+        scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **longer)
+        with caplog.at_level(logging.WARNING, logger="hf_warmcos"):
+            optimizer.load_state_dict(saved["optimizer"])
+            scheduler.load_state_dict(saved["scheduler"])
+        assert not caplog.records
+        after = train(scheduler, optimizer, 44 - stopped_at)
+
+        knew = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
+        rates = train(get_cosine_restarts_with_decay_and_warmup_schedule(knew, **longer), knew, 44)
+        assert before + after == rates
+        assert rates[24] > 10 * rates[23], "a restart at the old end"
+        assert torch.equal(optimizer.param_groups[0]["params"][0], knew.param_groups[0]["params"][0])
+
+    def test_another_past_is_named(self, make_optimizer, caplog):
+        optimizer = make_optimizer()
+        scheduler = CosineRestartLR(optimizer, self.PAST)
+        train(scheduler, optimizer, 24)
+        other = CosineRestartLR(make_optimizer(), CosineRestartSchedule.fit(48, 6, decay=0.75, warmup_steps=4))
+        other.load_state_dict(scheduler.state_dict())
+        assert "T_0 was" in caplog.text
+
+    def test_a_fresh_optimizer_starts_without_its_moments_at_the_rate_of_the_restart(self, make_optimizer):
+        optimizer = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
+        scheduler = CosineRestartLR(optimizer, self.PAST)
+        train(scheduler, optimizer, 24)
+        fresh = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
+        longer = CosineRestartLR(fresh, self.PAST.extend(44, 2, decay=0.5))
+        longer.load_state_dict(scheduler.state_dict())
+        assert not fresh.state
+        assert train(longer, fresh, 20) == [longer.schedule.lr_at(step, 0.1) for step in range(24, 44)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function that trains for so many steps, and returns the trainer."""
+
+    def run(trainer_class, num_steps, checkpoint=None, **arguments):
+        folder = tmp_path_factory.mktemp("trainer")
+        args = training_arguments(folder, max_steps=num_steps, save_strategy="steps", save_steps=8, **arguments)
+        trainer = trainer_class(causal_lm(), args, train_dataset=token_rows(64))
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained):
+    """The checkpoint at the end of a run of two cycles in 8 steps."""
+    trainer = trained(WarmCosTrainer, 8, lr_scheduler_kwargs={"num_cycles": 2})
+    return f"{trainer.args.output_dir}/checkpoint-8"
+
+
+class TestOfATrainer:
+    def test_more_steps_and_more_cycles_go_on_at_the_bits_of_a_run_that_knew(self, trained, checkpoint, caplog):
+        longer = CosineRestartSchedule.fit(8, 2).extend(16, decay=0.5)
+        assert longer.cycles == ((4, 1), (4, 1), (8, 0.5))
+        gone_on = trained(WarmCosTrainer, 16, checkpoint, lr_scheduler_kwargs={"cycles": longer.cycles})
+        assert not [record for record in caplog.records if record.name == "hf_warmcos"]
+        knew = trained(WarmCosTrainer, 16, lr_scheduler_kwargs={"cycles": longer.cycles})
+        assert logged_rates(gone_on) == logged_rates(knew) == [longer.lr_at(step, BASE_LR) for step in range(16)]
+        weights, others = gone_on.model.state_dict(), knew.model.state_dict()
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+    def test_as_does_a_larger_number_of_cycles_of_the_same_length(self, trained, checkpoint):
+        gone_on = trained(WarmCosTrainer, 16, checkpoint, lr_scheduler_kwargs={"T_0": 4, "num_cycles": 4})
+        assert logged_rates(gone_on) == [CosineRestartSchedule(T_0=4).lr_at(step, BASE_LR) for step in range(16)]
+
+    @pytest.mark.parametrize("scheduler_type", ["cosine", "linear"])
+    def test_a_plain_trainers_run_that_ended_at_rate_0_goes_on_with_a_restart(self, trained, scheduler_type):
+        plain = trained(Trainer, 8, lr_scheduler_type=scheduler_type)
+        assert plain.lr_scheduler.get_last_lr() == [0.0, 0.0]
+        checkpoint = f"{plain.args.output_dir}/checkpoint-8"
+        gone_on = trained(WarmCosTrainer, 16, checkpoint, lr_scheduler_kwargs={"cycles": [8, [8, 0.5]]})
+        expected = CosineRestartSchedule(cycles=[8, [8, 0.5]])
+        assert logged_rates(gone_on)[:8] == logged_rates(plain)
+        assert logged_rates(gone_on)[8:] == [expected.lr_at(step, BASE_LR) for step in range(8, 16)]
+        steps = {state["step"].item() for state in gone_on.optimizer.state.values()}
+        assert steps == {16}, "the optimizer's state was kept"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A function that runs the example on a tiny model into a folder, and returns what it printed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model, text = make_tiny_model(folder / "model"), make_text(folder / "text.txt")
+
+    def run(output_dir: Path, *options: str, data: Path = text) -> str:
+        arguments = [f"--model_name_or_path={model}", f"--train_file={data}", "--block_size=16",
+                     "--per_device_train_batch_size=4", f"--output_dir={output_dir}", *options]  # fmt: skip
+        return Run(output_dir.parent / "log", arguments).succeed()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def three_cycles(run, tmp_path_factory):
+    """The folder of a run of the example with three cycles in 24 updates."""
+    output_dir = tmp_path_factory.mktemp("three_cycles") / "run"
+    run(output_dir, "--max_train_steps=24", "--num_cycles=3", "--num_warmup_steps=3", "--decay=0.75")
+    return output_dir
+
+
+@pytest.fixture
+def output_dir(three_cycles, tmp_path):
+    """A copy of it to go on with."""
+    shutil.copytree(three_cycles, tmp_path / "run")
+    return tmp_path / "run"
+
+
+LATEST = "--resume_from_checkpoint=latest"
+
+
+@pytest.mark.slow
+class TestOfTheAccelerateExample:
+    EXTENDED = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=3).extend(44, 2, decay=0.5)
+
+    def test_more_cycles_are_appended_to_its_past(self, run, three_cycles, output_dir, tmp_path):
+        going_on = (LATEST, "--max_train_steps=44", "--extend_cycles=2", "--extend_decay=0.5")
+        output = run(output_dir, *going_on)
+        assert "other rates" not in output
+        assert "set_aside" not in output
+        metrics = read_metrics(output_dir)
+        assert metrics[:24] == read_metrics(three_cycles)
+        assert [line["learning_rate"] for line in metrics] == [self.EXTENDED.lr_at(step, 2e-3) for step in range(44)]
+        assert sorted(path.name for path in output_dir.glob("cycle_*")) == [f"cycle_{index}" for index in range(5)]
+        results = json.loads((output_dir / "all_results.json").read_text())
+        assert [end["step"] for end in results["cycles"]] == [10, 17, 24, 34, 44]
+
+        # As a run that knew from the start, to the bit; and so does one that was killed on its second way, with the
+        # same command and without any option of the schedule.
+        knew = tmp_path / "knew"
+        listed = ",".join(f"{steps}:{share}" for steps, share in self.EXTENDED.cycles)
+        run(knew, "--max_train_steps=44", f"--cycles={listed}", "--num_warmup_steps=3")
+        for options in (going_on, (LATEST,)):
+            shutil.rmtree(output_dir / "cycle_4")
+            output = run(output_dir, *options)
+            assert ("appends none" in output) == (options == going_on)
+            assert read_metrics(output_dir) == read_metrics(knew)
+            weights, others = (load_file(folder / "model.safetensors") for folder in (output_dir, knew))
+            assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+    def test_other_data_begin_with_their_first_sample(self, run, three_cycles, output_dir, tmp_path):
+        data = make_text(tmp_path / "other.txt", num_lines=40)
+        options = (LATEST, "--max_train_steps=44", "--extend_cycles=1", "--extend_peak=0.25")
+        output = run(output_dir, *options, data=data)
+        assert "The training data are not those of the checkpoint: they begin with their first sample" in output
+        assert read_metrics(output_dir)[24]["learning_rate"] == 0.25 * 2e-3
+        state = json.loads((output_dir / "cycle_3" / "checkpoint.json").read_text())["state"]
+        short_state = json.loads((three_cycles / "cycle_2" / "checkpoint.json").read_text())["state"]
+        assert state["samples_seen"] == 20 * 4
+        assert state["epoch"] == short_state["epoch"] + 1
+        assert [evaluation["step"] for evaluation in state["evaluations"]] == [24, 44]
+        assert "The training data" not in run(output_dir, LATEST, data=data)
+
+    def test_a_name_that_the_runs_own_past_has_gets_the_step_added(self, run, output_dir):
+        from_cycle_1 = (f"--resume_from_checkpoint={output_dir / 'cycle_1'}", "--num_warmup_steps=0")
+        output = run(output_dir, *from_cycle_1, "--cycles=5,5,14")
+        assert f"{output_dir / 'cycle_2'} is not of this run's past: renamed to cycle_2.set_aside" in output
+        assert f"{output_dir / 'cycle_1'} is not" not in output
+        assert "cycles was None" in output, "the other past is named"
+        names = sorted(path.name for path in output_dir.glob("cycle_*"))
+        assert names == ["cycle_0", "cycle_1", "cycle_2", "cycle_2.set_aside"]
+        again = run(output_dir, *from_cycle_1, "--cycles=5,15,4")
+        assert f"{output_dir / 'cycle_1'} was saved before: this checkpoint is cycle_1_step_20" in again
+        assert f"{output_dir / 'cycle_1'} is not" not in again
+        assert "after update 24" in run(output_dir, LATEST)
+
+    def test_only_the_newest_checkpoints_are_kept(self, run, tmp_path):
+        output_dir = tmp_path / "run"
+        options = ("--max_train_steps=12", "--checkpointing_steps=2", "--save_total_limit=2")
+        run(output_dir, *options)
+        assert sorted(path.name for path in output_dir.glob("*step_*")) == ["step_10", "step_12"]
+        assert not list(output_dir.glob(".*incomplete"))
+        assert "after update 12" in run(output_dir, *options, LATEST, "--max_train_steps=14")
+        assert sorted(path.name for path in output_dir.glob("*step_*")) == ["step_12", "step_14"]
