@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         state.schedule = on_main_process(accelerator, plan_schedule, schedule_args, state)
         scheduler: Any = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **state.schedule)
         if advice := misfit(scheduler.schedule, state.max_train_steps):
-            accelerator.print(advice)
+            accelerator.print(f"{advice} A resumed run takes more cycles with --extend_cycles.")
 
         model, optimizer, train_dataloader, eval_dataloader, scheduler = accelerator.prepare(
             model, optimizer, train_dataloader, eval_dataloader, scheduler

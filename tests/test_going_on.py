@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -217,7 +218,8 @@ def run(tmp_path_factory):
 def three_cycles(run, tmp_path_factory):
     """The folder of a run of the example with three cycles in 24 updates."""
     output_dir = tmp_path_factory.mktemp("three_cycles") / "run"
-    run(output_dir, "--max_train_steps=24", "--num_cycles=3", "--num_warmup_steps=3", "--decay=0.75")
+    shape = ("--num_cycles=3", "--num_warmup_steps=3", "--decay=0.75", "--min_lr_rate=0.1")
+    run(output_dir, "--max_train_steps=24", *shape)
     return output_dir
 
 
@@ -228,6 +230,7 @@ def output_dir(three_cycles, tmp_path):
     return tmp_path / "run"
 
 
+PAGE = Path(__file__).parent.parent / "docs" / "resume-and-extend.md"
 LATEST = "--resume_from_checkpoint=latest"
 
 
@@ -242,7 +245,9 @@ class TestOfTheAccelerateExample:
         assert "set_aside" not in output
         metrics = read_metrics(output_dir)
         assert metrics[:24] == read_metrics(three_cycles)
-        assert [line["learning_rate"] for line in metrics] == [self.EXTENDED.lr_at(step, 2e-3) for step in range(44)]
+        assert [line["learning_rate"] for line in metrics] == [
+            self.EXTENDED.lr_at(step, 2e-3, 0.1 * 2e-3) for step in range(44)
+        ]
         assert sorted(path.name for path in output_dir.glob("cycle_*")) == [f"cycle_{index}" for index in range(5)]
         results = json.loads((output_dir / "all_results.json").read_text())
         assert [end["step"] for end in results["cycles"]] == [10, 17, 24, 34, 44]
@@ -251,7 +256,7 @@ class TestOfTheAccelerateExample:
         # same command and without any option of the schedule.
         knew = tmp_path / "knew"
         listed = ",".join(f"{steps}:{share}" for steps, share in self.EXTENDED.cycles)
-        run(knew, "--max_train_steps=44", f"--cycles={listed}", "--num_warmup_steps=3")
+        run(knew, "--max_train_steps=44", f"--cycles={listed}", "--num_warmup_steps=3", "--min_lr_rate=0.1")
         for options in (going_on, (LATEST,)):
             shutil.rmtree(output_dir / "cycle_4")
             output = run(output_dir, *options)
@@ -265,7 +270,7 @@ class TestOfTheAccelerateExample:
         options = (LATEST, "--max_train_steps=44", "--extend_cycles=1", "--extend_peak=0.25")
         output = run(output_dir, *options, data=data)
         assert "The training data are not those of the checkpoint: they begin with their first sample" in output
-        assert read_metrics(output_dir)[24]["learning_rate"] == 0.25 * 2e-3
+        assert read_metrics(output_dir)[24]["learning_rate"] == pytest.approx(0.25 * 2e-3, rel=1e-12)
         state = json.loads((output_dir / "cycle_3" / "checkpoint.json").read_text())["state"]
         short_state = json.loads((three_cycles / "cycle_2" / "checkpoint.json").read_text())["state"]
         assert state["samples_seen"] == 20 * 4
@@ -294,3 +299,14 @@ class TestOfTheAccelerateExample:
         assert not list(output_dir.glob(".*incomplete"))
         assert "after update 12" in run(output_dir, *options, LATEST, "--max_train_steps=14")
         assert sorted(path.name for path in output_dir.glob("*step_*")) == ["step_12", "step_14"]
+
+
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"language_model": causal_lm(), "train_dataset": token_rows(64), "output_dir": str(tmp_path / "run")}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), namespace)
+    assert namespace["scheduler"].last_epoch == namespace["scheduler"].schedule.end == 2000
+    assert namespace["optimizer"].state[namespace["model"].weight]["step"] == 1000, "the last one began afresh"
+    assert namespace["trainer"].state.global_step == 20
+    assert namespace["trainer"].lr_scheduler.schedule.cycles == ((5, 1), (5, 1), (10, 0.5))
