@@ -145,8 +145,12 @@ def expect_enough(blocks: DatasetDict, samples_per_batch: int, block_size: int) 
 
 def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
     """Return the parameters in two groups: weights, which decay, and biases and norms, which do not."""
+
+    def is_weight(parameter: Any) -> bool:
+        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # DeepSpeed's ZeRO-3 leaves an empty shape
+
     parameters = list(model.parameters())
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [parameter for parameter in parameters if is_weight(parameter)], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if not is_weight(parameter)], "weight_decay": 0.0},
     ]
