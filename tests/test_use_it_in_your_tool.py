@@ -1,0 +1,385 @@
+"""The page "Use it in your tool": its snippets as they stand there, and the rates of what people come from."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import math
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from example_runs import Run
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
+
+from hf_warmcos import (
+    CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    CosineRestartSchedule,
+    count_optimizer_steps,
+    get_cosine_restarts_with_decay_and_warmup_schedule,
+    unregister,
+)
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "use-it-in-your-tool.md").read_text()
+SECTIONS = dict(section.split("\n", 1) for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:])
+
+
+def code(section: str, language: str = "python") -> str:
+    """The code blocks of a section of the page."""
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.DOTALL))
+
+
+def run_code(section: str, **namespace: Any) -> dict[str, Any]:
+    exec(compile(code(section), f"docs/use-it-in-your-tool.md: {section}", "exec"), namespace)
+    return namespace
+
+
+NUM_STEPS, BASE_LR = 20, 1e-2
+FITTED = CosineRestartSchedule.fit(NUM_STEPS, 4, decay=0.75, warmup_steps=4, warmup_mode="prefix")
+
+
+def rates_of(schedule: CosineRestartSchedule, base_lr: float = BASE_LR, num_steps: int = NUM_STEPS) -> list[float]:
+    return [schedule.lr_at(step, base_lr) for step in range(num_steps)]
+
+
+def adamw(model: torch.nn.Module | None = None) -> torch.optim.AdamW:
+    parameters = [torch.nn.Parameter(torch.zeros(1))] if model is None else model.parameters()
+    return torch.optim.AdamW(parameters, lr=BASE_LR)
+
+
+# The snippets run in a process for each or in two, which have the libraries imported. What a snippet calls its own is
+# made here; each returns the rate at which training starts.
+
+
+def plain_trainer(folder: Path) -> float:
+    from trainer_runs import causal_lm, token_rows
+
+    run_code("A plain Trainer", model=causal_lm(), dataset=token_rows(64), output_dir=str(folder))
+    return 5e-5
+
+
+def trl(folder: Path) -> float:
+    from datasets import Dataset
+    from example_runs import make_tiny_model
+
+    dataset = Dataset.from_dict({"text": [f"this is row {row}" for row in range(64)]})
+    run_code("trl", model=str(make_tiny_model(folder / "model")), dataset=dataset, output_dir=str(folder))
+    return 2e-5
+
+
+def sentence_transformers(folder: Path) -> float:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "each", "restart", "has", "a", "peak"]
+    folder.joinpath(f"vocab_{os.getpid()}.txt").write_text("\n".join(words))
+    bert = folder / f"bert_{os.getpid()}"
+    BertTokenizer(str(folder / f"vocab_{os.getpid()}.txt")).save_pretrained(bert)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(bert)
+    model = SentenceTransformer(modules=[Transformer(str(bert)), Pooling(16)], device="cpu")
+    pairs = Dataset.from_dict({"anchor": words[5:] * 8, "positive": words[:4:-1] * 8})
+    run_code("sentence-transformers", model=model, dataset=pairs, output_dir=str(folder))
+    return 5e-5
+
+
+def peft(folder: Path) -> float:
+    from trainer_runs import causal_lm, token_rows
+
+    run_code("PEFT", model=causal_lm(), dataset=token_rows(64), output_dir=str(folder))
+    return 5e-5
+
+
+def lightning(folder: Path) -> float:
+    import lightning as library
+
+    module = run_code("Lightning")["MyModule"]()
+    num_processes = int(os.environ.get("WORLD_SIZE", 1))
+    loader = DataLoader(torch.randn(NUM_STEPS * num_processes, 8), batch_size=1)
+    trainer = library.Trainer(
+        accelerator="cpu",
+        devices=num_processes,
+        strategy="ddp" if num_processes > 1 else "auto",
+        max_epochs=2,
+        accumulate_grad_batches=2,
+        **QUIET,
+    )
+    trainer.fit(module, loader)
+    return BASE_LR
+
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def deepspeed(folder: Path) -> float:
+    import deepspeed as library
+
+    # Its collectives over shared memory would be compiled for a minute first. Without them it uses gloo.
+    library.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    model = torch.nn.Linear(8, 1)
+    run_code("DeepSpeed", model=model, optimizer=adamw(model), loader=torch.randn(2 * NUM_STEPS, 1, 8))
+    return BASE_LR
+
+
+def free_port() -> str:
+    from trainer_runs import free_port as find
+
+    return str(find())
+
+
+def train_by_the_page(output: str, snippet: str) -> None:
+    """Run a section's code; each process writes the rate of each of its updates."""
+    rates: list[float] = []
+    register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    base_lr = globals()[snippet](Path(output))
+    rank = os.environ.get("RANK", "0")
+    (Path(output) / f"rates_{rank}.json").write_text(json.dumps({"base_lr": base_lr, "rates": rates}))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("snippet", ["plain_trainer", "trl", "sentence_transformers", "peft", "lightning", "deepspeed"])
+def test_each_update_has_the_schedules_rate(tmp_path, snippet, num_processes):
+    log = tmp_path / "log"
+    Run(log, str(tmp_path), snippet, num_processes=num_processes, entry=train_by_the_page).succeed()
+    for rank in range(num_processes):
+        result = json.loads((tmp_path / f"rates_{rank}.json").read_text())
+        assert result["rates"] == rates_of(FITTED, result["base_lr"])
+
+
+def scheduler_rates(scheduler: Any, optimizer: torch.optim.Optimizer, num_steps: int = NUM_STEPS) -> list[float]:
+    rates = []
+    for _ in range(num_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_the_loop_under_accelerate_is_the_one_that_is_tested_as_the_docstrings():
+    example = doctest.DocTestFinder().find(count_optimizer_steps, globs={})[0].examples
+    docstring = "".join(statement.source for statement in example)
+    for statement in ast.parse(code("Accelerate")).body:
+        source = ast.unparse(statement)
+        if source != "loader = accelerator.prepare(loader)":  # the docstring's loader is made in the same line
+            assert source in {ast.unparse(statement) for statement in ast.parse(docstring).body}
+
+
+def test_diffusers():
+    optimizer = adamw()
+    try:
+        scheduler = run_code("diffusers", optimizer=optimizer)["scheduler"]
+    finally:
+        unregister()
+    assert scheduler_rates(scheduler, optimizer) == rates_of(FITTED)
+
+
+def test_hydra():
+    from omegaconf import OmegaConf
+
+    optimizer = adamw()
+    config = OmegaConf.create(code("Hydra", "yaml"))
+    scheduler = run_code("Hydra", optimizer=optimizer, config=config)["scheduler"]
+    schedule = CosineRestartSchedule(cycles=[4, 4, [8, 0.5]], warmup_steps=4, warmup_mode="prefix")
+    assert scheduler_rates(scheduler, optimizer) == rates_of(schedule)
+
+
+def test_whatever_takes_a_function():
+    optimizer = adamw()
+    scheduler = run_code("torchtitan, and whatever takes a function", optimizer=optimizer)["scheduler"]
+    assert scheduler_rates(scheduler, optimizer) == pytest.approx(rates_of(FITTED), rel=1e-15)
+
+
+def test_lightning_cli(tmp_path):
+    module = run_code("Lightning")["MyModule"]
+    del module.configure_optimizers  # it is the command line's to say
+    (tmp_path / "config.yaml").write_text(code("LightningCLI", "yaml"))
+    rates = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        cli = run_code("LightningCLI")["MyCLI"](
+            module,
+            trainer_defaults={"accelerator": "cpu", "max_steps": NUM_STEPS, "default_root_dir": tmp_path, **QUIET},
+            save_config_callback=None,
+            run=False,
+            args=["--config", str(tmp_path / "config.yaml")],
+        )
+        cli.trainer.fit(cli.model, DataLoader(torch.randn(NUM_STEPS, 8), batch_size=1))
+    finally:
+        hook.remove()
+    assert rates == rates_of(CosineRestartSchedule(T_0=4, decay=0.75, warmup_steps=4, warmup_mode="prefix"))
+
+
+def arguments_by_class_path(command: str) -> tuple[Any, dict[str, Any]]:
+    """The class and its arguments, as kohya's scripts read them from their command line."""
+    words = shlex.split(command.replace("\\\n", " ").replace("…", ""))
+    start = words.index("--lr_scheduler_args") + 1
+    stop = next(index for index in range(start, len(words)) if words[index].startswith("--"))
+    module, _, name = words[words.index("--lr_scheduler_type") + 1].rpartition(".")
+    pairs = (word.split("=") for word in words[start:stop])
+    return getattr(importlib.import_module(module), name), {key: ast.literal_eval(value) for key, value in pairs}
+
+
+def test_kohya_sd_scripts_by_the_path_of_the_class():
+    scheduler_class, arguments = arguments_by_class_path(code("kohya sd-scripts", "bash").split("accelerate launch")[1])
+    optimizer = adamw()
+    schedule = CosineRestartSchedule(T_0=250, decay=0.75, warmup_steps=100, warmup_mode="prefix")
+    assert scheduler_rates(scheduler_class(optimizer, **arguments), optimizer, 700) == rates_of(schedule, num_steps=700)
+
+
+def test_onetrainer_by_the_path_of_the_class():
+    rows = dict(re.findall(r"^\| (?:`(\w+)`|Class Name) \| `(.*?)` \|$", SECTIONS["OneTrainer"], re.MULTILINE))
+    module, _, name = rows.pop("").rpartition(".")
+    arguments = {key: ast.literal_eval(value) for key, value in rows.items()}
+    optimizer = adamw()
+    scheduler = getattr(importlib.import_module(module), name)(optimizer=optimizer, last_epoch=-1, **arguments)
+    assert scheduler.schedule == CosineRestartSchedule(T_0=250, decay=0.75, warmup_steps=100, warmup_mode="prefix")
+
+
+@pytest.mark.parametrize("section", ["axolotl", "MMEngine"])
+def test_what_was_read_and_not_run_at_least_compiles(section):
+    compile(code(section), section, "exec")
+
+
+@pytest.mark.parametrize("section", [name for name in SECTIONS if name != "Coming from"])
+def test_every_section_says_how_it_was_checked(section):
+    assert re.search(r"\*([Rr]un|[Rr]ead)\*", SECTIONS[section])
+
+
+class TestComingFrom:
+    NUM_STEPS = 120
+
+    def rates(self, scheduler_class=CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, **arguments):
+        optimizer = adamw()
+        return scheduler_rates(scheduler_class(optimizer, **arguments), optimizer, self.NUM_STEPS)
+
+    def test_torch(self):
+        arguments = {"T_0": 10, "T_mult": 2, "eta_min": 1e-4}
+        torchs = self.rates(torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, **arguments)
+        assert self.rates(**arguments) == torchs
+
+    def test_transformers(self):
+        from transformers import get_cosine_with_hard_restarts_schedule_with_warmup
+
+        arguments = {"num_warmup_steps": 20, "num_training_steps": 120, "num_cycles": 4}
+        assert self.rates(get_cosine_restarts_with_decay_and_warmup_schedule, **arguments) == pytest.approx(
+            self.rates(get_cosine_with_hard_restarts_schedule_with_warmup, **arguments), rel=1e-12, abs=1e-15
+        )
+
+    @staticmethod
+    def warmed_up_in_each_cycle(cycles, warmup_steps, min_lr):
+        """The formula of katsura-jp and of LoRA Easy: cycles as their steps and their peak."""
+        for length, peak in cycles:
+            for step in range(length):
+                if step < warmup_steps:
+                    yield min_lr + (peak - min_lr) * step / warmup_steps
+                else:
+                    angle = math.pi * (step - warmup_steps) / (length - warmup_steps)
+                    yield min_lr + (peak - min_lr) * (1 + math.cos(angle)) / 2
+
+    @pytest.mark.parametrize(("warmup_steps", "cycle_mult"), [(5, 1), (0, 2), (5, 2)])
+    def test_katsura_jp_and_lora_easy(self, warmup_steps, cycle_mult):
+        first_cycle_steps, min_lr, gamma = 20, 1e-4, 0.5
+        lengths = [(first_cycle_steps - warmup_steps) * cycle_mult**k + warmup_steps for k in range(8)]
+        cycles = [(length, BASE_LR * gamma**k) for k, length in enumerate(lengths)]
+        theirs = [*self.warmed_up_in_each_cycle(cycles, warmup_steps, min_lr)][: self.NUM_STEPS]
+        if warmup_steps and cycle_mult != 1:
+            ours = self.rates(
+                get_cosine_restarts_with_decay_and_warmup_schedule,
+                num_warmup_steps=warmup_steps,
+                cycles=[[length, gamma**k] for k, length in enumerate(lengths)],
+                min_lr=min_lr,
+                warmup_mode="every_cycle",
+            )
+        else:
+            ours = self.rates(
+                T_0=first_cycle_steps,
+                T_mult=cycle_mult,
+                decay=gamma,
+                eta_min=min_lr,
+                warmup_steps=warmup_steps,
+                warmup_mode="every_cycle",
+            )
+        assert ours == pytest.approx(theirs, rel=1e-12)
+
+    def test_timm(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        step_cost = importlib.import_module("step_cost")
+        optimizer = adamw()
+        timms = step_cost.import_timm_scheduler().CosineLRScheduler(
+            optimizer,
+            t_initial=10,
+            cycle_mul=2,
+            lr_min=1e-4,
+            cycle_limit=3,
+            cycle_decay=0.5,
+            warmup_t=7,
+            warmup_lr_init=1e-3,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
+        theirs = []
+        for update in range(self.NUM_STEPS):
+            timms.step_update(update)
+            theirs.append(optimizer.param_groups[0]["lr"])
+        ours = self.rates(
+            get_cosine_restarts_with_decay_and_warmup_schedule,
+            num_warmup_steps=7,
+            T_0=10,
+            T_mult=2,
+            num_cycles=3,
+            decay=0.5,
+            min_lr=1e-4,
+            warmup_lr_rate=1e-3 / BASE_LR,
+        )
+        assert ours == pytest.approx(theirs, rel=1e-12)
+
+    def test_optax(self):
+        cycles = [(20, BASE_LR), (30, BASE_LR), (40, 0.5 * BASE_LR)]
+        theirs = [*self.warmed_up_in_each_cycle(cycles, 5, 0.0)]
+        ours = self.rates(
+            get_cosine_restarts_with_decay_and_warmup_schedule,
+            num_warmup_steps=5,
+            cycles=[20, 30, [40, 0.5]],
+            warmup_mode="every_cycle",
+        )
+        assert ours[:90] == pytest.approx(theirs, rel=1e-12)
+
+    def test_olmo_core(self):
+        period_lengths, decay_fraction = [20, 30, 40], 0.25
+        at_peak = []
+        for length in period_lengths:
+            decay_steps = round(decay_fraction * length)
+            # A cosine starts at its peak, so that the first step of each decay is at the peak too.
+            at_peak += [True] * (length - decay_steps + 1) + [False] * (decay_steps - 1)
+        ours = self.rates(
+            get_cosine_restarts_with_decay_and_warmup_schedule,
+            num_warmup_steps=0,
+            cycles=period_lengths,
+            stable_ratio=1 - decay_fraction,
+        )
+        assert [rate == BASE_LR for rate in ours[: sum(period_lengths)]] == at_peak
+
+
+if __name__ == "__main__":
+    train_by_the_page(*sys.argv[1:])
