@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_warmcos import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup as Scheduler
+from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 
 BASE_LRS, ETA_MIN = (0.1, 0.02), 1e-3
 NUM_STEPS, T_0 = 120, 20  # five restarts
@@ -40,7 +42,7 @@ def set_gradients(optimizer):
 
 
 def rates_of(optimizer):
-    return [group["lr"].item() for group in optimizer.param_groups]
+    return [float(group["lr"]) for group in optimizer.param_groups]
 
 
 def compiled_graphs(training_step, backend, optimizer, check=lambda step: None):
@@ -83,6 +85,84 @@ def test_compiled_steps_with_tensor_rates_are_never_compiled_again(arguments, co
     assert first == last
     assert counter.frame_count == graphs_of_constant_rates
     assert scheduler.cycle == 6
+
+
+class SetByHand:
+    """The rates without a scheduler, and so without a hook on the optimizer."""
+
+    def __init__(self, optimizer, schedule):
+        self.optimizer, self.schedule, self.last_epoch = optimizer, schedule, 0
+        self.base_lrs = (*BASE_LRS, BASE_LRS[0])  # of those that there are, and of one that is added
+
+    @torch.compiler.disable
+    def step(self):
+        self.last_epoch += 1
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs):
+            rate = self.schedule.lr_at(self.last_epoch, base_lr)
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def make_optimizer_with(rates):
+    shared = torch.tensor(0.1, dtype=torch.float64)
+    makers = {"floats": float, "tensors": lambda lr: torch.tensor(lr, dtype=torch.float64), "shared": lambda _: shared}
+    groups = [{"params": [torch.nn.Parameter(torch.ones(3))], "lr": makers[rates](base_lr)} for base_lr in BASE_LRS]
+    return torch.optim.AdamW(groups)
+
+
+def compilations(make_scheduler, rates, whole_step, add_group_at=None):
+    """Compile the optimizer's step alone, or a whole training step with the scheduler's: graphs, and frames by step."""
+    torch._dynamo.reset()
+    counters.clear()
+    optimizer, counter, frames = make_optimizer_with(rates), CompileCounter(), []
+    scheduler = make_scheduler(optimizer)
+
+    def training_step():
+        optimizer.step()
+        if whole_step:
+            scheduler.step()
+
+    compiled = torch.compile(training_step, backend=counter)
+    for step in range(3 * T_0):
+        if step == add_group_at:
+            optimizer.add_param_group(make_optimizer_with(rates).param_groups[0])
+        set_gradients(optimizer)
+        compiled()
+        if not whole_step:
+            scheduler.step()
+        frames.append(counters["frames"]["total"])
+    assert scheduler.last_epoch == 3 * T_0
+    return counter.frame_count, frames, scheduler
+
+
+@pytest.mark.parametrize("whole_step", [False, True], ids=["optimizer step", "whole step"])
+@pytest.mark.parametrize("rates", ["floats", "tensors", "shared"])
+def test_a_compiled_training_step_has_no_more_graphs_and_frames_than_with_torchs_scheduler(rates, whole_step):
+    torch_graphs, torch_frames, theirs = compilations(
+        lambda optimizer: CosineAnnealingWarmRestarts(optimizer, T_0), rates, whole_step
+    )
+    graphs, frames, ours = compilations(lambda optimizer: Scheduler(optimizer, T_0), rates, whole_step)
+    assert graphs <= torch_graphs
+    assert frames[-1] - frames[0] <= torch_frames[-1] - torch_frames[0]
+    assert rates_of(ours.optimizer) == rates_of(theirs.optimizer)
+
+
+@pytest.mark.parametrize("whole_step", [False, True], ids=["optimizer step", "whole step"])
+@pytest.mark.parametrize("rates", ["floats", "tensors"])
+def test_what_lets_added_groups_join_leaves_no_graph_of_its_own(rates, whole_step):
+    schedule = CosineRestartSchedule(T_0, decay=0.7, warmup_steps=5)
+    graphs_by_hand, *_ = compilations(
+        lambda optimizer: SetByHand(optimizer, schedule), rates, whole_step, add_group_at=T_0
+    )
+    graphs, frames, scheduler = compilations(
+        lambda optimizer: CosineRestartLR(optimizer, schedule), rates, whole_step, add_group_at=T_0
+    )
+    assert graphs <= graphs_by_hand
+    assert frames[T_0 - 1] == frames[2]
+    assert frames[-1] == frames[T_0 + 2]
+    assert rates_of(scheduler.optimizer) == [schedule.lr_at(3 * T_0, base_lr) for base_lr in (*BASE_LRS, BASE_LRS[0])]
 
 
 def test_what_is_compiled_trains_as_what_is_not():
