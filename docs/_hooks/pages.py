@@ -1,0 +1,113 @@
+"""What the site's pages are made of beyond Markdown: pictures of schedules, formulas, links into the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+logger = get_plugin_logger(__name__)
+ROOT = Path(__file__).parents[2]
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """The address of the repository stands in one place. As `repo_url` it would have each reader ask GitHub for stars."""
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    config.extra["repository"] = repository
+    config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": repository, "name": "The repository"}]
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    return _with_pictures(_with_repository_links(markdown, page, config), page, config, files)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Formulas become MathML, which browsers show without a script."""
+    return re.sub(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', _formula, html, flags=re.DOTALL)
+
+
+def _with_repository_links(markdown: str, page: Page, config: MkDocsConfig) -> str:
+    """Links out of docs/ work where the files are read in the repository; the site leads to the repository."""
+    folder = Path(config.docs_dir, page.file.src_uri).parent
+
+    def absolute(match: re.Match[str]) -> str:
+        path, anchor = match[1], match[2] or ""
+        target = Path(os.path.normpath(folder / path))
+        if target.is_relative_to(config.docs_dir):
+            return match[0]
+        if not target.exists():
+            logger.warning(f"{page.file.src_uri} links to {path}, which there is not")
+        return f"]({config.extra['repository']}/blob/main/{target.relative_to(ROOT)}{anchor})"
+
+    return re.sub(r"\]\((\.\./[^)#\s]+)(#[^)]*)?\)", absolute, markdown)
+
+
+def _with_pictures(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Each block of code below a `<!-- picture: what it shows -->` is run, and its last expression is drawn."""
+
+    def draw(match: re.Match[str]) -> str:
+        number = sum(1 for _ in re.finditer("<!-- picture:", markdown[: match.start()]))
+        images = []
+        for scheme, svg in _pictures(match["code"]).items():
+            uri = f"{page.file.src_uri.removesuffix('.md')}-{number}-{scheme}.svg"
+            files.append(File.generated(config, uri, content=svg))
+            images.append(f"![{match['text']}]({Path(uri).name}#only-{scheme})")
+        return f"{match['block']}\n\n{''.join(images)}"
+
+    return re.sub(
+        r"<!-- picture: (?P<text>.+?) -->\n(?P<block>```python\n(?P<code>.*?)```)", draw, markdown, flags=re.DOTALL
+    )
+
+
+def _pictures(code: str) -> dict[str, str]:
+    """The SVG of what the code's last expression is, for light and for dark pages."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from hf_warmcos import plot_schedule
+
+    *statements, expression = re.split(r"\n(?=\S)(?![)\]}])", code.strip())
+    namespace: dict[str, Any] = {}
+    exec("from hf_warmcos import CosineRestartSchedule\n" + "\n".join(statements), namespace)
+    schedules = eval(expression, namespace)
+    # Text stays text, in the fonts of the page.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hf_warmcos", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+        plot_schedule(schedules, ax=figure.subplots())
+        svg = StringIO()
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    light = svg.getvalue()
+    dark = light
+    for ink, other in (("#000000", "#e2e4e9"), ("#808080", "#a0a4ad"), ("#666666", "#b4b8c0"), ("#ffffff", "#1e2129")):
+        dark = dark.replace(ink, other)
+    return {"light": light, "dark": dark}
+
+
+def _formula(match: re.Match[str]) -> str:
+    latex = match[3].strip()
+    for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
+        latex = latex.replace(entity, character)
+    # A name of several letters is one name, not a product.
+    kept = r"\\(?:text|begin|end|operatorname)\{[^}]*\}|\\[A-Za-z]+|\\."
+    latex = latex.replace(r"\mathrm{", r"\operatorname{")
+    latex = re.sub(
+        rf"({kept})|([A-Za-z](?:[A-Za-z]|\\_)+)",
+        lambda part: part[1] or r"\text{" + part[2].replace(r"\_", "_") + "}",
+        latex,
+    )
+    display = "block" if match[2] == "[" else "inline"
+    return f'<{match[1]} class="formula">{convert(latex, display=display)}</{match[1]}>'
