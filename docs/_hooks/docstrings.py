@@ -69,7 +69,10 @@ def _errors(text: str) -> str:
     """`TypeError, ValueError: when`, for each error an item of its own."""
     item = r"^(?P<names>\w+(?:, \w+)*): (?P<what>.*(?:\n .*)*)"
     return re.sub(
-        item, lambda match: "\n".join(f"{name}: {match['what']}" for name in match["names"].split(", ")), text, flags=re.M
+        item,
+        lambda match: "\n".join(f"{name}: {match['what']}" for name in match["names"].split(", ")),
+        text,
+        flags=re.M,
     )
 
 

@@ -20,19 +20,20 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+INKS = {"light": "#303338", "dark": "#d5d8df"}
 logger = get_plugin_logger(__name__)
 ROOT = Path(__file__).parents[2]
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """The address of the repository stands in one place. As `repo_url` it would have each reader ask GitHub for stars."""
+    """The address of the repository stands in one place. As `repo_url`, pages would ask GitHub for stars."""
     repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
     config.extra["repository"] = repository
     config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": repository, "name": "The repository"}]
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    return _with_pictures(_with_repository_links(markdown, page, config), page, config, files)
+    return _with_pictures(_with_repository_links(markdown, page, config, files), page, config, files)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -40,20 +41,24 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return re.sub(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', _formula, html, flags=re.DOTALL)
 
 
-def _with_repository_links(markdown: str, page: Page, config: MkDocsConfig) -> str:
-    """Links out of docs/ work where the files are read in the repository; the site leads to the repository."""
+def _with_repository_links(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links out of docs/ lead to the repository, and pictures from there become the site's."""
     folder = Path(config.docs_dir, page.file.src_uri).parent
 
     def absolute(match: re.Match[str]) -> str:
-        path, anchor = match[1], match[2] or ""
+        image, text, path, anchor = match["image"], match["text"], match["path"], match["anchor"] or ""
         target = Path(os.path.normpath(folder / path))
         if target.is_relative_to(config.docs_dir):
             return match[0]
         if not target.exists():
             logger.warning(f"{page.file.src_uri} links to {path}, which there is not")
-        return f"]({config.extra['repository']}/blob/main/{target.relative_to(ROOT)}{anchor})"
+        if image:
+            files.append(File.generated(config, f"images/{target.name}", abs_src_path=str(target)))
+            return f"![{text}]({'../' * page.file.src_uri.count('/')}images/{target.name})"
+        return f"[{text}]({config.extra['repository']}/blob/main/{target.relative_to(ROOT)}{anchor})"
 
-    return re.sub(r"\]\((\.\./[^)#\s]+)(#[^)]*)?\)", absolute, markdown)
+    link = r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>\.\./[^)#\s]+)(?P<anchor>#[^)]*)?\)"
+    return re.sub(link, absolute, markdown)
 
 
 def _with_pictures(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -84,17 +89,18 @@ def _pictures(code: str) -> dict[str, str]:
     namespace: dict[str, Any] = {}
     exec("from hf_warmcos import CosineRestartSchedule\n" + "\n".join(statements), namespace)
     schedules = eval(expression, namespace)
-    # Text stays text, in the fonts of the page.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hf_warmcos", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(7.5, 2.6), layout="constrained")
-        plot_schedule(schedules, ax=figure.subplots())
-        svg = StringIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    light = svg.getvalue()
-    dark = light
-    for ink, other in (("#000000", "#e2e4e9"), ("#808080", "#a0a4ad"), ("#666666", "#b4b8c0"), ("#ffffff", "#1e2129")):
-        dark = dark.replace(ink, other)
-    return {"light": light, "dark": dark}
+    pictures = {}
+    for scheme, ink in INKS.items():
+        style = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        # Text stays text, in the reader's own fonts.
+        with mpl.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": "hf_warmcos"}):
+            figure = Figure(figsize=(7.5, 2.7), layout="constrained")
+            axes = plot_schedule(schedules, ax=figure.subplots())
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False)
+            svg = StringIO()
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        pictures[scheme] = svg.getvalue().replace("*{", f"text{{fill: {ink}}}*{{", 1)  # black is SVG's default
+    return pictures
 
 
 def _formula(match: re.Match[str]) -> str:
