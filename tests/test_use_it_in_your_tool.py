@@ -79,6 +79,7 @@ def trl(folder: Path) -> float:
 def sentence_transformers(folder: Path) -> float:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -90,7 +91,8 @@ def sentence_transformers(folder: Path) -> float:
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(bert)
     model = SentenceTransformer(modules=[Transformer(str(bert)), Pooling(16)], device="cpu")
     pairs = Dataset.from_dict({"anchor": words[5:] * 8, "positive": words[:4:-1] * 8})
-    run_code("sentence-transformers", model=model, dataset=pairs, output_dir=str(folder))
+    loss = MultipleNegativesRankingLoss(model)
+    run_code("sentence-transformers", model=model, dataset=pairs, output_dir=str(folder), loss=loss)
     return 5e-5
 
 
