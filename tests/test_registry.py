@@ -9,7 +9,9 @@ import threading
 
 import diffusers.optimization
 import pytest
+import torch
 import transformers.optimization
+from packaging.version import Version
 from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
 from transformers import Trainer
 
@@ -18,6 +20,11 @@ from hf_warmcos.registry import Registration
 
 LIBRARIES = pytest.mark.parametrize(
     "library", [transformers.optimization, diffusers.optimization], ids=["transformers", "diffusers"]
+)
+
+
+TRANSFORMERS_RESUMES = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.6"), reason="transformers loads no checkpoint with a torch before 2.6"
 )
 
 
@@ -274,7 +281,8 @@ def test_a_trainer_of_this_project_leaves_the_tables_alone(tmp_path, before):
     assert everything_that_register_changes() == before
 
 
-def test_a_plain_trainer_trains_by_it_and_goes_on_by_it(tmp_path):
+@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=TRANSFORMERS_RESUMES)])
+def test_a_plain_trainer_trains_by_it_and_goes_on_by_it(tmp_path, resumed):
     arguments = {
         "max_steps": 20,
         "warmup_steps": 4,
@@ -286,7 +294,7 @@ def test_a_plain_trainer_trains_by_it_and_goes_on_by_it(tmp_path):
     schedule = CosineRestartSchedule.fit(20, 4, decay=0.75, warmup_steps=4, warmup_mode="prefix")
     expected = [schedule.lr_at(step, BASE_LR) for step in range(20)]
     with register(decay=0.75):
-        for checkpoint in (None, str(tmp_path / "checkpoint-10")):
+        for checkpoint in (None, str(tmp_path / "checkpoint-10"))[: 1 + resumed]:
             args = training_arguments(tmp_path, **arguments)
             trainer = Trainer(causal_lm(), args, train_dataset=token_rows(64))
             trainer.train(resume_from_checkpoint=checkpoint)
