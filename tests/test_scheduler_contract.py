@@ -112,19 +112,33 @@ def quiet():
         yield
 
 
+def torchs_rates(combine):
+    """The rates with torch's class, if this release of torch can combine its own schedulers, and tensor rates, too."""
+    try:
+        of_kinds = []
+        for kind in ("float", "tensor"):
+            optimizer = make_optimizer(kind)
+            of_kinds.append(advance(optimizer, combine(optimizer, CosineAnnealingWarmRestarts), NUM_STEPS))
+    except AttributeError as error:
+        pytest.skip(f"torch {torch.__version__} cannot combine its own schedulers so: {error}")
+    if not np.allclose(*of_kinds, rtol=1e-5):
+        pytest.skip(f"torch {torch.__version__} has other rates with tensors than with floats")
+    return of_kinds[0]
+
+
 @pytest.mark.parametrize("kind", ["float", "tensor"])
 @pytest.mark.parametrize("combine", COMBINATIONS.values(), ids=COMBINATIONS)
 def test_combined_with_other_schedulers_it_has_the_rates_of_torchs_class(combine, kind):
-    optimizers = [make_optimizer(kind) for _ in range(2)]
-    torchs = combine(optimizers[0], CosineAnnealingWarmRestarts)
-    ours = combine(optimizers[1], Scheduler)
-    assert_same_rates(advance(optimizers[1], ours, NUM_STEPS), advance(optimizers[0], torchs, NUM_STEPS), kind)
+    expected = torchs_rates(combine)
+    optimizer = make_optimizer(kind)
+    assert_same_rates(advance(optimizer, combine(optimizer, Scheduler), NUM_STEPS), expected, kind)
 
 
 @pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
 @pytest.mark.parametrize("kind", ["float", "tensor"])
 @pytest.mark.parametrize("combine", COMBINATIONS.values(), ids=COMBINATIONS)
 def test_saved_and_loaded_at_any_step_a_combination_goes_on_as_if_it_had_not_been(combine, kind, order):
+    torchs_rates(combine)
     optimizer = make_optimizer(kind)
     whole = advance(optimizer, combine(optimizer, Scheduler), NUM_STEPS)
     for cut in range(NUM_STEPS):
@@ -237,15 +251,16 @@ def test_a_wrapper_that_builds_its_list_anew_at_each_access_is_served():
         scheduler.step()
 
 
-def test_groups_that_are_gone_are_an_error_as_with_torchs_class():
+def test_groups_that_are_gone_are_an_error():
     for remove in (lambda groups: groups.pop(0), lambda groups: groups.pop(), lambda groups: groups.clear()):
-        for R in (CosineAnnealingWarmRestarts, Scheduler):
-            optimizer = make_optimizer()
-            scheduler = R(optimizer, 10)
-            advance(optimizer, scheduler, 3)
-            remove(optimizer.param_groups)
-            with pytest.raises(ValueError, match=r"group|argument 2 is longer"):
-                scheduler.step()
+        optimizer = make_optimizer()
+        scheduler = Scheduler(optimizer, 10)
+        advance(optimizer, scheduler, 3)
+        remove(optimizer.param_groups)
+        left = rates_of(optimizer)
+        with pytest.raises(ValueError, match="Expected the optimizer to have the 2 parameter groups"):
+            scheduler.step()
+        assert (scheduler.last_epoch, rates_of(optimizer)) == (3, left)
 
 
 def test_a_list_that_was_cleared_and_filled_with_more_groups_is_an_error():
@@ -437,15 +452,14 @@ def test_groups_that_share_a_tensor_share_its_rate_whatever_is_exchanged():
     assert rates_of(optimizer) == pytest.approx([scheduler.schedule.lr_at(15, 0.5)] * 5)
 
 
-def test_the_last_of_the_groups_that_share_a_tensor_decides_as_with_torchs_class():
-    used = []
-    for R in (CosineAnnealingWarmRestarts, Scheduler):
-        shared = torch.tensor(0.5)
-        optimizer = torch.optim.SGD([another_group(shared), another_group(0.1), another_group(shared)])
-        optimizer.param_groups[2]["initial_lr"] = 0.25
-        scheduler = R(optimizer, 10)
-        used.append(advance(optimizer, scheduler, 15))
-    assert used[0] == used[1]
+def test_the_last_of_the_groups_that_share_a_tensor_decides_as_if_each_filled_it_in_turn():
+    shared = torch.tensor(0.5)
+    optimizer = torch.optim.SGD([another_group(shared), another_group(0.1), another_group(shared)])
+    optimizer.param_groups[2]["initial_lr"] = 0.25
+    scheduler = Scheduler(optimizer, 10)
+    for step, rates in enumerate(advance(optimizer, scheduler, 15)):
+        expected = [scheduler.schedule.lr_at(step, base_lr) for base_lr in (0.25, 0.1, 0.25)]
+        assert rates == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_groups_know_floats_and_tensors_side_by_side():
