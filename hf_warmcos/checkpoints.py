@@ -149,10 +149,10 @@ def _mark(folder: Path) -> _Mark | None:
     state = _read_json(folder / TRAINER_STATE)
     for saved in (state.get("stateful_callbacks") or {}).values():
         callback = saved[-1] if isinstance(saved, list) else saved  # a list where there are several of one class
-        attributes = callback.get("attributes", {})
+        mark, step = callback.get("attributes", {}), state["global_step"]
         # A copy under another name is not a second checkpoint.
-        if "cycle_ends" in attributes and folder.name == f"{PREFIX_CHECKPOINT_DIR}-{state['global_step']}":
-            return _Mark(folder, state["global_step"], **attributes, saves_all=callback["args"]["save"])
+        if "cycle_ends" in mark and folder.name == f"{PREFIX_CHECKPOINT_DIR}-{step}":
+            return _Mark(folder, step, mark["run"], mark["saved_at"], mark["cycle_ends"], callback["args"]["save"])
     return None
 
 

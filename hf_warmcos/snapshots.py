@@ -259,8 +259,7 @@ class SnapshotEnsemble(nn.Module):
         averages = {name: averaging.leave(total, len(self.checkpoints)) for name, total in totals.items()}
         loss = {}
         if output.get("loss") is not None:
-            replacements = {recording.calls_of(logits[name]): average for name, average in averages.items()}
-            loss["loss"] = self._loss(model, inputs, replacements, averages)
+            loss["loss"] = self._loss(model, inputs, recording, logits, averages)
         result = ModelOutput({**loss, **averages})
         return result if (self._returns_dict if return_dict is None else return_dict) else result.to_tuple()
 
@@ -295,17 +294,24 @@ class SnapshotEnsemble(nn.Module):
         self,
         model: PreTrainedModel,
         inputs: dict[str, Any],
-        replacements: dict[tuple[_Call, ...], Tensor],
+        recording: _Recording,
+        logits: dict[str, Tensor],
         averages: dict[str, Tensor],
     ) -> Tensor:
         """What the model's own forward computes where its logits are the averages."""
         own_loss = f"{self._get_name()} computes its loss in a way in which averaged logits cannot take part"
         advice = "Call the ensemble without labels, and compute the loss from its logits."
-        with _Replacing(replacements) as replacing:
-            output = model(**inputs)
-        for name, average in averages.items():
-            if not torch.equal(output[name].nan_to_num(), average.nan_to_num()):
-                raise ValueError(f"{own_loss}: its {name} are not what its modules return. {advice}")
+        for _ in range(2):
+            with _Replacing({recording.calls_of(logits[name]): averages[name] for name in averages}) as replacing:
+                output = model(**inputs)
+            if all(torch.equal(output[name].nan_to_num(), averages[name].nan_to_num()) for name in averages):
+                break
+            # The first call of a model may be another one than those that follow, if it settles something (BigBird, its
+            # kind of attention).
+            with _Recording() as recording:
+                logits = self._logits_of(model(**inputs))
+        else:
+            raise ValueError(f"{own_loss}: its logits are not what a function of torch returns. {advice}")
         if output["loss"] in replacing.stem_from_parameters:
             raise ValueError(f"{own_loss}: it depends on more than the {' and '.join(averages)}. {advice}")
         return output["loss"]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BigBirdConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlavaConfig,
@@ -68,6 +69,11 @@ def _segformer(**config: Any) -> SegformerConfig:
         decoder_hidden_size=8,
         **config,
     )
+
+
+def _big_bird() -> BigBirdConfig:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return BigBirdConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=8, is_decoder=True, pad_token_id=0, **sizes)
 
 
 def _t5() -> T5Config:
@@ -183,6 +189,9 @@ _PADDED = TOKENS.masked_fill(torch.arange(8) >= torch.tensor([[8], [6], [7], [5]
 HEADS = {
     "causal LM": Head(tf.AutoModelForCausalLM, _gpt2(), {**_SENTENCES, "labels": TOKENS}, of_next_tokens),
     "causal LM of a user's class": Head(TunedLM, _gpt2(), {**_SENTENCES, "labels": TOKENS}, of_next_tokens),
+    "causal LM whose first call is unlike the others": Head(
+        tf.AutoModelForCausalLM, _big_bird(), {**_SENTENCES, "labels": TOKENS}, of_next_tokens
+    ),
     "masked LM": Head(
         tf.AutoModelForMaskedLM, _bert(), {**_SENTENCES, "labels": TOKENS.masked_fill(TOKENS > 20, -100)}
     ),
