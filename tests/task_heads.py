@@ -114,9 +114,8 @@ class WeighsItsClasses(BertForSequenceClassification):
     def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Any:
         output = super().forward(input_ids)
         if labels is not None:
-            output.loss = F.cross_entropy(
-                output.logits, labels, weight=torch.tensor([1.0, 2.0, 4.0]), label_smoothing=0.1
-            )
+            weights = torch.tensor([1.0, 2.0, 4.0])
+            output["loss"] = F.cross_entropy(output.logits, labels, weight=weights, label_smoothing=0.1)
         return output
 
 
