@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table below
     from hf_warmcos.callbacks import CycleEndCallback
+    from hf_warmcos.checkpoints import find_cycle_end_checkpoints
     from hf_warmcos.cycles import Cycle
     from hf_warmcos.distributed import count_optimizer_steps
     from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table
     from hf_warmcos.registry import register, unregister
     from hf_warmcos.schedule import CosineRestartSchedule
     from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, CosineRestartLR
-    from hf_warmcos.snapshots import SnapshotEnsemble, find_cycle_end_checkpoints
+    from hf_warmcos.snapshots import SnapshotEnsemble
     from hf_warmcos.trainer import WarmCosTrainer, WarmCosTrainerMixin
 
 __version__ = "0.2.0.dev0"
@@ -34,7 +35,7 @@ _MODULES = {
     "WarmCosTrainerMixin": "trainer",
     "CycleEndCallback": "callbacks",
     "SnapshotEnsemble": "snapshots",
-    "find_cycle_end_checkpoints": "snapshots",
+    "find_cycle_end_checkpoints": "checkpoints",
     "plot_schedule": "plotting",
 }
 
