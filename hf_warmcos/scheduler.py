@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -121,6 +122,9 @@ class CosineRestartLR(LRScheduler):
         # Called by the base class, whose base_lrs are tensors where the rates are (the last time that they are read),
         # and by SequentialLR, once more, after it took the first step back.
         self.base_lrs = [float(base_lr) for base_lr in self.base_lrs]
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor) and group["initial_lr"] is group["lr"]:
+                group["initial_lr"] = group["lr"].clone()  # SequentialLR of older releases makes them one
         self._step_count = 1
         self._move_to(self.last_epoch + 1)
 
