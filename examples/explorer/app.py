@@ -1,271 +1,250 @@
 """An explorer of the schedule: move a slider, see the curve, take the code. `python app.py` serves it on this machine.
 
-First come pure functions, from settings to a schedule, its curve and its code; then the page that shows them.
+`describe` answers the page with all that it shows; page.js asks it after each change, and draws.
 """
 
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+import re
+from dataclasses import asdict, fields
 from html import escape
 from itertools import islice
-from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import gradio as gr
-import pandas as pd
+
+from hf_warmcos import CosineRestartSchedule
+from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
+from hf_warmcos.checks import real_number
+from hf_warmcos.cli import CycleRow, cycle_table
+from hf_warmcos.options import cycles, number
+from hf_warmcos.plotting import default_num_steps, number_text, round_ticks, sample_steps, segments
+from hf_warmcos.schedule import WARMUP_MODES, Flat, Rise
+
+MOST_ROWS = 200
+MOST_MARKS = 40
+FOLDER = Path(__file__).parent
+
+
+class Control(NamedTuple):
+    """A number that can be set: by a slider from `low` to `high`, evenly or by powers, or by typing any number.
+
+    At its left end the slider says `leftmost`, where that is not `low`; "" leaves the argument out.
+    """
+
+    name: str
+    meaning: str
+    low: float
+    high: float
+    step: float | None = None  # None: by powers
+    leftmost: str | None = None
+    default: str = ""  # what an empty field means
+
+
+CONTROLS = [
+    Control("lr", "the optimizer's learning rate", 1e-6, 1, default="1e-3"),
+    Control("num_training_steps", "steps of the training", 10, 1e6),
+    Control("num_warmup_steps", "steps of the warmup", 1, 1e5, leftmost="0", default="0"),
+    Control("num_cycles", "number of cycles", 1, 30, 1, leftmost=""),
+    Control("decay", "factor on the peak at each restart", 0.01, 1, 0.01, default="1"),
+    Control("T_mult", "factor on the length at each restart", 0.1, 4, 0.05, default="1"),
+    Control("stable_ratio", "share of each cycle spent at its peak", 0, 0.95, 0.05, default="0"),
+    Control("T_0", "steps of the first cycle, in place of fitted cycles", 1, 1e6, leftmost=""),
+    Control("min_lr", "learning rate at the end of each cycle", 1e-9, 1, leftmost="", default="0"),
+    Control("min_lr_rate", "the same as a share of lr", 0, 1, 0.01, leftmost=""),
+    Control("warmup_lr_rate", "share of the rate at which the warmup starts", 0, 1, 0.01, default="0"),
+]
+NAMES = [control.name for control in CONTROLS] + ["warmup_mode", "cycles"]
+
+# Each is the query of a link: what is not in it is not given.
+PRESETS = {
+    "four cycles, decaying": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500&num_cycles=4&decay=0.75",
+    "plain cosine": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500",
+    "SGDR: each cycle twice as long": "lr=0.05&num_training_steps=63000&T_0=1000&T_mult=2",
+    "this project's figure": "lr=1&num_training_steps=120000&num_warmup_steps=2000&T_0=10000&decay=0.75"
+    "&warmup_mode=overlap",
+    "like WSD-S: plateaus that decay": "lr=6e-4&num_training_steps=51000&num_warmup_steps=1000&stable_ratio=0.9"
+    "&cycles=12500,12500,25000",
+    "katsura's CosineAnnealingWarmupRestarts": "lr=0.1&num_training_steps=1000&num_warmup_steps=50&T_0=200&decay=0.5"
+    "&min_lr=0.001&warmup_mode=every_cycle",
+}
+
+
+class Plan(NamedTuple):
+    """What the settings say: the factory's arguments, and what they make."""
+
+    arguments: dict[str, Any]
+    schedule: CosineRestartSchedule
+    num_steps: int
+    base_lr: float
+    eta_min: float
+
+
+def plan(settings: dict[str, str]) -> Plan:
+    """Read settings as they stand in the page's fields or in a link; empty ones are not given."""
+    arguments: dict[str, Any] = {"lr": 1e-3, "num_warmup_steps": 0}
+    for name in NAMES:
+        text = settings.get(name, "").strip()
+        try:
+            if text:
+                arguments[name] = text if name == "warmup_mode" else cycles(text) if name == "cycles" else number(text)
+        except ValueError:
+            kind = "a list such as 1000,2000:0.5" if name == "cycles" else "a number"
+            raise ValueError(f"Expected {name} to be {kind}, but got {text}") from None
+    base_lr = real_number("lr", arguments["lr"], (">=", 0))
+    shape = {name: value for name, value in arguments.items() if name not in ("lr", "min_lr", "min_lr_rate")}
+    schedule = schedule_from_arguments(**shape)
+    minimum = eta_min_from_arguments(arguments.get("min_lr"), arguments.get("min_lr_rate"))
+    rate = minimum["eta_min_rate"]
+    eta_min = (minimum["eta_min"] or 0.0) if rate is None else base_lr * rate
+    num_steps = int(arguments.get("num_training_steps") or default_num_steps(schedule))
+    return Plan(arguments, schedule, num_steps, base_lr, eta_min)
+
+
+def describe(chosen: list[dict[str, str]]) -> dict[str, Any]:
+    """All that the page shows for its settings and, where there are others to compare with, for those too."""
+    try:
+        plans = [plan(settings) for settings in chosen]
+        curves = [_curve(*each[1:]) for each in plans]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        return {"error": str(error), "argument": argument_in(str(error))}
+    arguments, schedule, num_steps, base_lr, eta_min = plans[0]
+    width = max(each.num_steps for each in plans)
+    top = max(max(curve["rates"]) for curve in curves) or 1.0
+    note = misfit(schedule, num_steps, [base_lr], [eta_min]) if "num_training_steps" in arguments else None
+    rows = list(islice(cycle_table(schedule, num_steps, base_lr, eta_min), MOST_ROWS))
+    return {
+        "curves": curves,
+        "width": width,
+        "top": top,
+        "x_ticks": [(tick, number_text(tick)) for tick in round_ticks(width, 5)],
+        "y_ticks": [(tick, number_text(tick)) for tick in round_ticks(top, 5)],
+        "note": note,
+        "columns": CycleRow._fields,
+        "rows": [[f"{cell:.6g}" if isinstance(cell, float) else f"{cell:,}" for cell in row] for row in rows],
+        "codes": {name: code(plans[0]) for name, code in CODES.items()},
+    }
+
+
+def _curve(schedule: CosineRestartSchedule, num_steps: int, base_lr: float, eta_min: float) -> dict[str, Any]:
+    steps = sample_steps(schedule, num_steps, most=1_000)
+    marks: dict[str, list[tuple[float, float]]] = {"warmup": [], "plateau": [], "restart": []}
+    if schedule.cycle_at(num_steps - 1).index < MOST_MARKS:
+        parts = [schedule.overlap, *segments(schedule, num_steps, 3 * MOST_MARKS)]
+        for part in parts:
+            if isinstance(part, Rise):
+                marks["warmup"].append((part.start, min(part.stop, num_steps)))
+            elif isinstance(part, Flat) and part.level == 1:
+                marks["plateau"].append((part.start, min(part.stop, num_steps)))
+        marks["restart"] = [(step, step) for step in schedule.restarts(num_steps)]
+    rates = schedule.curve(steps, base_lr, eta_min)
+    return {"steps": steps.tolist(), "rates": rates.tolist(), "marks": marks}
+
+
+def argument_in(message: str) -> str | None:
+    """The control that an error of the library is about: the one whose argument it names first."""
+    of_argument = {name: name for name in NAMES} | {"warmup_steps": "num_warmup_steps", "eta_min": "min_lr"}
+    found = re.search(rf"\b({'|'.join(of_argument)})\b", message)
+    return of_argument[found[1]] if found else None
+
+
+def _lines(arguments: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Keyword arguments, one a line, without those that are at their defaults."""
+    given = {name: value for name, value in arguments.items() if value != defaults.get(name)}
+    return "".join(f"    {name}={value!r},\n" for name, value in given.items()).replace("'", '"')
+
+
+def _of_factory(made: Plan, *without: str) -> str:
+    defaults = {name: each.default for name, each in inspect.signature(schedule_from_arguments).parameters.items()}
+    return _lines({name: value for name, value in made.arguments.items() if name not in without}, defaults)
+
+
+def factory_code(made: Plan) -> str:
+    """Code that makes these rates with the transformers-style factory, for a `model`."""
+    return f"""\
 import torch
+from hf_warmcos import get_cosine_restarts_with_decay_and_warmup_schedule
 
-from hf_warmcos import (
-    CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
-    get_cosine_restarts_with_decay_and_warmup_schedule,
-)
-from hf_warmcos.cli import cycle_table
-from hf_warmcos.plotting import sample_steps
-from hf_warmcos.schedule import WARMUP_MODES
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The optimizer's rate and the factory's arguments. 0 stands for an optional argument that is not given."""
-
-    lr: float = 1e-3
-    num_training_steps: int = 10_000
-    num_warmup_steps: int = 500
-    num_cycles: int = 4
-    decay: float = 0.75
-    T_mult: float = 1
-    warmup_mode: str = "prefix"
-    T_0: float = 0
-    min_lr: float = 0
-    min_lr_rate: float = 0
-    warmup_lr_rate: float = 0
-
-    def arguments(self) -> dict[str, Any]:
-        """The factory's arguments, without those at their defaults."""
-        arguments = asdict(self)
-        del arguments["lr"]
-        for name in ("num_cycles", "T_0", "min_lr", "min_lr_rate"):
-            arguments[name] = arguments[name] or None
-        return _without_defaults(get_cosine_restarts_with_decay_and_warmup_schedule, arguments)
-
-    def scheduler(self) -> CosineAnnealingWarmRestartsWithDecayAndLinearWarmup:
-        """The scheduler that training with these settings would have, or the library's error."""
-        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=self.lr)
-        return get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **self.arguments())
-
-
-def _without_defaults(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters
-    return {name: value for name, value in arguments.items() if value != parameters[name].default}
-
-
-def settings_from_query(query: str) -> Settings:
-    """The settings in the query of a shared link: what it leaves out, or what is no number, is at its default."""
-    given: dict[str, Any] = {}
-    for name, text in parse_qsl(query):
-        if name == "warmup_mode":
-            given[name] = text
-        elif name in asdict(Settings()):
-            try:
-                number = float(text)
-            except ValueError:
-                continue
-            given[name] = int(number) if number.is_integer() else number
-    return Settings(**given)
-
-
-def query_from_settings(settings: Settings) -> str:
-    """The query of a link to the settings: those that are not at their defaults."""
-    return urlencode(_without_defaults(Settings, asdict(settings)))
-
-
-def curve(settings: Settings) -> pd.DataFrame:
-    """The learning rate at the steps that the picture shows."""
-    scheduler = settings.scheduler()
-    steps = sample_steps(scheduler.schedule, settings.num_training_steps, most=1_000)
-    rates = scheduler.schedule.curve(steps, scheduler.base_lrs[0], scheduler.eta_mins[0])
-    return pd.DataFrame({"step": steps, "learning rate": rates})
-
-
-def table(settings: Settings, most: int = 200) -> pd.DataFrame:
-    """The first cycles, as `hf-warmcos table` lists them, with the rates to six digits."""
-    scheduler = settings.scheduler()
-    rows = cycle_table(scheduler.schedule, settings.num_training_steps, scheduler.base_lrs[0], scheduler.eta_mins[0])
-    return pd.DataFrame(
-        [row | {name: f"{row[name]:.6g}" for name in ("peak_lr", "end_lr")} for row in islice(rows, most)]
-    )
-
-
-def class_code(settings: Settings) -> str:
-    """Code that makes these rates with the torch scheduler."""
-    schedule = settings.scheduler().schedule
-    arguments = asdict(schedule) | {"eta_min": settings.min_lr, "eta_min_rate": settings.min_lr_rate or None}
-    scheduler_class = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
-    return _OPTIMIZER_CODE.format(
-        name=scheduler_class.__name__, lr=settings.lr, arguments=_lines(_without_defaults(scheduler_class, arguments))
-    )
-
-
-def factory_code(settings: Settings) -> str:
-    """Code that makes these rates with the transformers-style factory."""
-    name = get_cosine_restarts_with_decay_and_warmup_schedule.__name__
-    return _OPTIMIZER_CODE.format(name=name, lr=settings.lr, arguments=_lines(settings.arguments()))
-
-
-def trainer_code(settings: Settings) -> str:
-    """Code that makes these rates with the Trainer, for a `model` and a `train_dataset`."""
-    kwargs = settings.arguments()
-    max_steps, warmup_steps = kwargs.pop("num_training_steps"), kwargs.pop("num_warmup_steps")
-    return _TRAINER_CODE.format(lr=settings.lr, max_steps=max_steps, warmup_steps=warmup_steps, kwargs=_lines(kwargs))
-
-
-def _lines(arguments: dict[str, Any]) -> str:
-    values = {name: f'"{value}"' if isinstance(value, str) else repr(value) for name, value in arguments.items()}
-    return "".join(f"    {name}={value},\n" for name, value in values.items())
-
-
-_OPTIMIZER_CODE = """\
-import torch
-from hf_warmcos import {name}
-
-model = torch.nn.Linear(1, 1)  # your model
-optimizer = torch.optim.AdamW(model.parameters(), lr={lr!r})
-scheduler = {name}(
+optimizer = torch.optim.AdamW(model.parameters(), lr={made.base_lr!r})
+scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
     optimizer,
-{arguments})
+{_of_factory(made, "lr")})
 # In training, after each optimizer.step(): scheduler.step()
 """
 
-_TRAINER_CODE = """\
+
+def scheduler_code(made: Plan) -> str:
+    """Code that makes these rates with the torch scheduler, for a `model`."""
+    defaults = {field.name: field.default for field in fields(CosineRestartSchedule)}
+    return f"""\
+import torch
+from hf_warmcos import CosineRestartLR, CosineRestartSchedule
+
+optimizer = torch.optim.AdamW(model.parameters(), lr={made.base_lr!r})
+schedule = CosineRestartSchedule(
+{_lines(asdict(made.schedule), defaults)})
+scheduler = CosineRestartLR(optimizer, schedule, eta_min={made.eta_min!r})
+# In training, after each optimizer.step(): scheduler.step()
+"""
+
+
+def trainer_code(made: Plan) -> str:
+    """Code that makes these rates with the Trainer, for a `model` and a `train_dataset`."""
+    return f"""\
 from hf_warmcos import WarmCosTrainer
 from transformers import TrainingArguments
 
 schedule = dict(
-{kwargs})
+{_of_factory(made, "lr", "num_training_steps", "num_warmup_steps")})
 args = TrainingArguments(
     output_dir="output",
-    max_steps={max_steps!r},
-    learning_rate={lr!r},
-    warmup_steps={warmup_steps!r},
+    max_steps={made.num_steps},
+    learning_rate={made.base_lr!r},
+    warmup_steps={made.schedule.warmup_steps},
     lr_scheduler_kwargs=schedule,
 )
-trainer = WarmCosTrainer(model, args, train_dataset=train_dataset)  # your model and data
+trainer = WarmCosTrainer(model, args, train_dataset=train_dataset)
 trainer.train()
 """
 
 
-def show(*values: Any) -> tuple[Any, ...]:
-    """What the page shows for the values of its controls; an emptied box is at its default."""
-    settings = Settings(**{name: value for name, value in zip(_CONTROLS, values) if value is not None})
-    query = query_from_settings(settings)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            rates = curve(settings)
-            cycles = table(settings).to_html(index=False, border=0)
-            codes = [make(settings) for make in (class_code, factory_code, trainer_code)]
-        notes = dict.fromkeys(str(warning.message) for warning in caught)
-        return "".join(_message("note", note) for note in notes), rates, cycles, *codes, query
-    except (TypeError, ValueError, ArithmeticError) as error:
-        return _message("error", str(error)), None, "", "", "", "", query
+CODES = {"Factory": factory_code, "Scheduler": scheduler_code, "Trainer": trainer_code}
 
 
-def _message(kind: str, text: str) -> str:
-    return f'<p class="{kind}" role="alert">{escape(text)}</p>'
-
-
-def load(request: gr.Request) -> list[Any]:
-    """The values of the controls for the settings in the page's address."""
-    return [*asdict(settings_from_query(str(request.query_params))).values()]
-
-
-# The range of a slider is what is worth exploring; a link takes any number, and the library judges it.
-_CONTROLS: dict[str, Callable[..., Any]] = {
-    "lr": partial(gr.Number, label="lr: the optimizer's learning rate"),
-    "num_training_steps": partial(gr.Slider, 1, 200_000, step=1, label="num_training_steps"),
-    "num_warmup_steps": partial(gr.Slider, 0, 20_000, step=1, label="num_warmup_steps"),
-    "num_cycles": partial(gr.Slider, 0, 30, step=1, label="num_cycles (0: not given)"),
-    "decay": partial(gr.Slider, 0.01, 1, step=0.01, label="decay: factor on the peak at each restart"),
-    "T_mult": partial(gr.Slider, 0.1, 4, step=0.05, label="T_mult: factor on the length at each restart"),
-    "warmup_mode": partial(gr.Radio, [*WARMUP_MODES], label="warmup_mode: where the warmup lies"),
-    "T_0": partial(gr.Slider, 0, 50_000, step=1, label="T_0: steps of the first cycle (0: cycles are fitted)"),
-    "min_lr": partial(gr.Number, label="min_lr: rate at the end of each cycle (0: not given)"),
-    "min_lr_rate": partial(gr.Slider, 0, 1, step=0.01, label="min_lr_rate: the same as a share of lr (0: not given)"),
-    "warmup_lr_rate": partial(gr.Slider, 0, 1, step=0.01, label="warmup_lr_rate: share at which the warmup starts"),
-}
-
-# The query goes into the address bar; inside a Hugging Face Space, that is the address bar of the page around it.
-_WRITE_QUERY = """(query) => {
-    const theme = new URLSearchParams(location.search).get("__theme");
-    const search = new URLSearchParams(query);
-    if (theme) search.set("__theme", theme);
-    history.replaceState(null, "", `${location.pathname}?${search}`);
-    if (window.parent !== window) window.parent.postMessage({queryString: query}, "https://huggingface.co");
-}"""
-
-# One column on a phone, under a curve that stays in sight; otherwise the controls stand beside everything else.
-_CSS = """
-.gradio-container { overflow: clip !important; }
-#layout { display: grid; grid-template-columns: minmax(0, 1fr); }
-#curve-column { position: sticky; top: 0; z-index: 1000; background: var(--body-background-fill); }
-@media (min-width: 768px) {
-    #layout { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); grid-template-rows: auto 1fr; }
-    #controls-column { grid-column: 2; grid-row: 1 / 3; }
-    #curve-column { position: static; }
-}
-#cycles { max-height: 26rem; overflow-y: auto; }
-#cycles table { width: 100%; border-collapse: collapse; font-size: small; font-variant-numeric: tabular-nums; }
-#cycles :is(table, thead, tbody, tr, th, td) { border-width: 0 !important; }
-#cycles :is(th, td) { text-align: right; white-space: nowrap; padding: 4px; }
-#message p { margin: 0; font-size: small; }
-#message:not(:has(p)) { display: none; }
-#message .error { border-left: 4px solid #dc2626; padding-left: 8px; }
-#message .note { border-left: 4px solid #d97706; padding-left: 8px; }
-"""
+def page_html() -> str:
+    """The page's elements: the controls out of their list, in what page.html has around them."""
+    controls = []
+    for name, meaning, low, high, step, leftmost, default in CONTROLS:
+        data = {"low": low, "high": high, "step": step, "leftmost": leftmost}
+        attributes = " ".join(f'data-{key}="{value}"' for key, value in data.items() if value is not None)
+        controls.append(f"""
+<div class="control">
+  <label for="{name}">{name} <small>{escape(meaning)}</small></label>
+  <input type="range" aria-label="{name}, slider" min="0" max="1000" {attributes}>
+  <input id="{name}" inputmode="decimal" autocomplete="off" placeholder="{default}" aria-describedby="{name}-error">
+  <p class="error" id="{name}-error" role="alert"></p>
+</div>""")
+    modes = "".join(f"<option>{mode}</option>" for mode in WARMUP_MODES)
+    presets = "".join(f'<option value="{escape(query)}">{escape(name)}</option>' for name, query in PRESETS.items())
+    page = (FOLDER / "page.html").read_text(encoding="utf-8")
+    for name, html in {"controls": "".join(controls), "modes": modes, "presets": presets}.items():
+        page = page.replace(f"<!-- {name} -->", html)
+    return page
 
 
 def build() -> gr.Blocks:
     """The page."""
     with gr.Blocks(title="hf_warmcos explorer", analytics_enabled=False) as page:
-        gr.Markdown(
-            "# Cosine restarts with decay and warmup\n"
-            "Each cycle falls from its peak along a cosine; each restart's peak is `decay` of the one before."
-        )
-        with gr.Row(elem_id="layout"):
-            with gr.Column(elem_id="curve-column"):
-                message = gr.HTML(elem_id="message")
-                plot = gr.LinePlot(x="step", y="learning rate", y_axis_format="~g", height=260, elem_id="curve")
-            with gr.Column(elem_id="controls-column"):
-                controls = [control(value=getattr(Settings(), name)) for name, control in _CONTROLS.items()]
-            with gr.Column():
-                cycles = gr.HTML(elem_id="cycles")
-                codes = []
-                with gr.Tabs():
-                    for name in ("Scheduler class", "Factory", "Trainer"):
-                        with gr.Tab(name):
-                            codes.append(gr.Code(language="python", interactive=False, show_label=False))
-                gr.Button("Copy link to these settings").click(
-                    None, js="() => navigator.clipboard.writeText(location.href)"
-                )
-        query = gr.Textbox(visible=False)
-        showing = {
-            "fn": show,
-            "inputs": controls,
-            "outputs": [message, plot, cycles, *codes, query],
-            # Gradio would refuse what lies outside a slider before the library can say why.
-            "preprocess": False,
-            "show_progress": "hidden",
-        }
-        page.load(load, None, controls).then(**showing)
-        gr.on([control.change for control in controls], **showing, trigger_mode="always_last").then(
-            None, query, None, js=_WRITE_QUERY
+        gr.HTML(
+            html_template=page_html(),
+            js_on_load=(FOLDER / "page.js").read_text(encoding="utf-8"),
+            server_functions=[describe],
+            apply_default_css=False,
         )
     return page
 
 
 if __name__ == "__main__":
-    build().launch(css=_CSS)
+    build().launch(css_paths=FOLDER / "page.css")
