@@ -217,12 +217,13 @@ def page_html() -> str:
     """The page's elements: the controls out of their list, in what page.html has around them."""
     controls = []
     for name, meaning, low, high, step, leftmost, default in CONTROLS:
+        positions = 1000 if step is None else round((high - low) / step)
         data = {"low": low, "high": high, "step": step, "leftmost": leftmost}
         attributes = " ".join(f'data-{key}="{value}"' for key, value in data.items() if value is not None)
         controls.append(f"""
 <div class="control">
   <label for="{name}">{name} <small>{escape(meaning)}</small></label>
-  <input type="range" aria-label="{name}, slider" min="0" max="1000" {attributes}>
+  <input type="range" aria-label="{name}, slider" min="0" max="{positions}" {attributes}>
   <input id="{name}" inputmode="decimal" autocomplete="off" placeholder="{default}" aria-describedby="{name}-error">
   <p class="error" id="{name}-error" role="alert"></p>
 </div>""")

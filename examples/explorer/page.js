@@ -26,12 +26,12 @@ function place(slider) {
   const [low, high, step] = range(slider);
   const text = field(slider).value || field(slider).placeholder, number = Number(text);
   const share = step ? (number - low) / (high - low) : Math.log(number / low) / Math.log(high / low);
-  slider.value = text === "" || !(share > 0) ? 0 : 1000 * Math.min(1, share);
+  slider.value = text === "" || !(share > 0) ? 0 : slider.max * Math.min(1, share);
   slider.setAttribute("aria-valuetext", text || "not given");
 }
 
 function slide(slider) {
-  const [low, high, step, leftmost] = range(slider), share = slider.value / 1000;
+  const [low, high, step, leftmost] = range(slider), share = slider.value / slider.max;
   const number = step ? low + Math.round((share * (high - low)) / step) * step : low * (high / low) ** share;
   const rounded = Number(step ? number.toFixed(2) : number.toPrecision(2));
   field(slider).value = share === 0 ? leftmost ?? low : low >= 1 ? Math.round(rounded) : rounded;
@@ -157,7 +157,7 @@ const actions = {
   },
 };
 
-element.addEventListener("input", ({ target }) => {
+function change({ target }) {
   if (target.matches(".code select")) return (one(".code code").textContent = shown.codes[target.value]);
   if (target.id === "preset") {
     if (target.value) set(read(target.value));
@@ -167,7 +167,9 @@ element.addEventListener("input", ({ target }) => {
     else if (target.parentElement.querySelector("input[type=range]")) place(target.parentElement.querySelector("input[type=range]"));
   }
   ask();
-});
+}
+element.addEventListener("input", change);
+for (const choice of all("select")) choice.addEventListener("change", change);
 element.addEventListener("click", ({ target }) => {
   const button = target.closest("button");
   if (button?.dataset.do) actions[button.dataset.do](button);
