@@ -1,6 +1,7 @@
 // What the page does: after each change it asks `server.describe` for all that it shows, and draws that.
 const one = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
+// The fields are what a setting is in; a select without settings, such as that of the presets, has no place for an error.
 const fields = all(".control :is(input:not([type=range]), select)[aria-describedby]");
 const sliders = all("input[type=range]");
 let kept = null; // the settings to compare with
@@ -48,9 +49,10 @@ async function ask() {
   writeLink(now);
   try {
     show(await server.describe(kept ? [now, kept] : [now]));
-  } finally {
-    asking = false;
+  } catch (error) {
+    one(".note").textContent = `The server does not answer: ${error}`;
   }
+  asking = false;
   if (again) ask();
 }
 
@@ -91,29 +93,37 @@ function draw() {
   const box = one(".svg"), width = box.clientWidth, height = box.clientHeight;
   across = (step) => left + (step / shown.width) * (width - left - right);
   up = (rate) => height - bottom - (rate / shown.top) * (height - bottom - top);
-  const style = getComputedStyle(element), colors = ["#3b82f6", "#e08a00"];
-  const area = ([from, to], color, opacity) =>
-    `<rect x="${across(from)}" y="${top}" width="${across(to) - across(from)}" height="${up(0) - top}" fill="${color}" fill-opacity="${opacity}"/>`;
-  const line = (x1, y1, x2, y2, dashes) =>
-    `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="currentColor" stroke-opacity="${dashes ? 0.5 : 0.2}" stroke-dasharray="${dashes}"/>`;
+  const { color } = getComputedStyle(element), colors = ["#3b82f6", "#e08a00"];
+  const tag = (name, attributes, content = "") =>
+    `<${name} ${Object.entries(attributes).map(([key, value]) => `${key}="${value}"`).join(" ")}>${content}</${name}>`;
+  const area = ([from, to], fill, opacity) => tag("rect", {
+    x: across(from), y: top, width: across(to) - across(from), height: up(0) - top, fill, "fill-opacity": opacity,
+  });
+  const line = (x1, y1, x2, y2, opacity, dashes) => tag("line", {
+    x1, y1, x2, y2, stroke: color, "stroke-opacity": opacity, "stroke-dasharray": dashes,
+  });
+  const curve = ({ steps, rates }, index) => tag("polyline", {
+    class: "curve", fill: "none", stroke: colors[index], "stroke-width": 2, "stroke-dasharray": index ? "7 4" : "none",
+    points: steps.map((step, at) => `${across(step).toFixed(2)},${up(rates[at]).toFixed(2)}`).join(" "),
+  });
+  const x_ticks = shown.x_ticks.filter((_, index) => index % Math.ceil((60 * shown.x_ticks.length) / width) === 0);
+  const anchor = (x) => (x < left + 30 ? "start" : x > width - 40 ? "end" : "middle");
   const [{ marks }] = shown.curves;
   const parts = [
     ...marks.warmup.map((mark) => area(mark, colors[0], 0.15)),
     ...marks.plateau.map((mark) => area(mark, "#808080", 0.2)),
-    ...shown.y_ticks.flatMap(([rate, text]) => [
-      line(left, up(rate), width - right, up(rate), ""),
-      `<text x="${left - 6}" y="${up(rate) + 4}" text-anchor="end">${text}</text>`,
-    ]),
-    ...shown.x_ticks.filter((_, index) => index % Math.ceil((60 * shown.x_ticks.length) / width) === 0).map(([step, text], index) =>
-      `<text x="${across(step)}" y="${height - 6}" text-anchor="${index ? (across(step) > width - 40 ? "end" : "middle") : "start"}">${text}</text>`),
-    ...marks.restart.map(([step]) => line(across(step), top, across(step), up(0), "4 3")),
-    ...shown.curves.map(({ steps, rates }, index) =>
-      `<polyline class="curve" points="${steps.map((step, at) => `${across(step).toFixed(2)},${up(rates[at]).toFixed(2)}`).join(" ")}" fill="none" stroke="${colors[index]}" stroke-width="2" stroke-dasharray="${index ? "7 4" : ""}"/>`).reverse(),
+    ...shown.y_ticks.map(([rate]) => line(left, up(rate), width - right, up(rate), 0.2, "none")),
+    ...shown.y_ticks.map(([rate, text]) => tag("text", { x: left - 6, y: up(rate) + 4, "text-anchor": "end" }, text)),
+    ...x_ticks.map(([step, text]) =>
+      tag("text", { x: across(step), y: height - 6, "text-anchor": anchor(across(step)) }, text)),
+    ...marks.restart.map(([step]) => line(across(step), top, across(step), up(0), 0.5, "4 3")),
+    ...shown.curves.map(curve).reverse(),
   ];
-  const cycles = shown.rows.length, peaks = `${shown.rows[0]?.[3] ?? 0} to ${shown.rows.at(-1)?.[3] ?? 0}`;
-  const label = `Learning rate over ${shown.width.toLocaleString("en")} steps: ${cycles} cycles, peaks from ${peaks}`;
-  box.innerHTML = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" role="img" aria-label="${label}" font-family="sans-serif" font-size="11" fill="currentColor" color="${style.color}">${parts.join("")}</svg>`;
-  for (const text of box.querySelectorAll("text")) text.setAttribute("fill", style.color);
+  const peaks = `${shown.rows[0]?.[3] ?? 0} to ${shown.rows.at(-1)?.[3] ?? 0}`;
+  box.innerHTML = tag("svg", {
+    xmlns: "http://www.w3.org/2000/svg", width, height, role: "img", "font-family": "sans-serif", "font-size": 11, fill: color,
+    "aria-label": `Learning rate over ${shown.width.toLocaleString("en")} steps: ${shown.rows.length} cycles, peaks from ${peaks}`,
+  }, parts.join(""));
   const key = (mark, text) => `<span style="white-space: nowrap"><b aria-hidden="true">${mark}</b> ${text}</span> `;
   const colored = (color, mark) => `<span style="color: ${color}">${mark}</span>`;
   all(".legend > :not(.readout)").forEach((old) => old.remove());
@@ -162,9 +172,10 @@ function change({ target }) {
   if (target.id === "preset") {
     if (target.value) set(read(target.value));
   } else {
+    const slider = target.parentElement.querySelector("input[type=range]");
     one("#preset").value = "";
-    if (target.type === "range") slide(target);
-    else if (target.parentElement.querySelector("input[type=range]")) place(target.parentElement.querySelector("input[type=range]"));
+    if (target === slider) slide(slider);
+    else if (slider) place(slider);
   }
   ask();
 }
