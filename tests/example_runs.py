@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, set_seed
 
@@ -44,24 +44,35 @@ def warm_context() -> Any:
     return context
 
 
-def _run(entry: Callable[..., None], arguments: tuple[Any, ...], log: str, num_processes: int) -> None:
+class Machine(NamedTuple):
+    """One of several machines, each with a launcher of its own that finds the others at a port of the first."""
+
+    rank: int
+    num_machines: int
+    port: int
+
+
+def _run(
+    entry: Callable[..., None], arguments: tuple[Any, ...], log: str, num_processes: int, machine: Machine | None
+) -> None:
     os.setpgid(0, 0)  # a group of its own, so that one signal reaches the launcher and all its processes
     os.environ.update(_ENVIRONMENT)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    if num_processes == 1:
+    if num_processes == 1 and machine is None:
         entry(*arguments)
         return
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=machine.num_machines if machine else 1,
+        max_nodes=machine.num_machines if machine else 1,
         nproc_per_node=num_processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        run_id=str(os.getpid()),
+        rdzv_backend="static" if machine else "c10d",
+        rdzv_configs={"rank": machine.rank} if machine else {},
+        rdzv_endpoint=f"127.0.0.1:{machine.port if machine else 0}",
+        run_id="machines" if machine else str(os.getpid()),
         start_method="fork",
         max_restarts=0,
         monitor_interval=0.05,
@@ -79,15 +90,20 @@ def run_example(arguments: list[str]) -> None:
 class Run:
     """A function, or the example where `entry` is not given, running on `num_processes` processes.
 
-    With more than one, `pid` is the launcher's.
+    With more than one, or on one of several machines, `pid` is the launcher's.
     """
 
     def __init__(
-        self, log: Path, *arguments: Any, num_processes: int = 1, entry: Callable[..., None] = run_example
+        self,
+        log: Path,
+        *arguments: Any,
+        num_processes: int = 1,
+        entry: Callable[..., None] = run_example,
+        machine: Machine | None = None,
     ) -> None:
         self.log = log
         log.unlink(missing_ok=True)
-        self.process = warm_context().Process(target=_run, args=(entry, arguments, str(log), num_processes))
+        self.process = warm_context().Process(target=_run, args=(entry, arguments, str(log), num_processes, machine))
         self.process.start()
 
     @property

@@ -19,6 +19,7 @@ import pytest
 import torch
 from example_runs import (
     EXAMPLES,
+    Machine,
     Run,
     make_text,
     make_tiny_model,
@@ -28,6 +29,7 @@ from example_runs import (
     wait_until,
 )
 from safetensors.torch import load_file
+from trainer_runs import free_port
 
 from hf_warmcos import CosineRestartSchedule
 
@@ -184,6 +186,48 @@ def test_a_killed_run_goes_on_with_more_and_with_fewer_processes(small, tmp_path
         shutil.copytree(output_dir, copy)
         Run(tmp_path / "log", [*small, f"--output_dir={copy}"], num_processes=num_processes).succeed()
         assert_each_update_stands_once_at_its_rate(copy)
+
+
+def test_a_worker_that_dies_ends_the_run_within_seconds_says_so_and_loses_nothing_that_was_saved(small, tmp_path):
+    chance, output_dir = random.Random(2), tmp_path / "run"
+    arguments = [*small, f"--output_dir={output_dir}"]
+    run = Run(tmp_path / "log", arguments, num_processes=4)
+    wait_until(lambda: updates_so_far(output_dir) > 6)
+    saved = max(int(path.name.removeprefix("step_")) for path in output_dir.glob("step_*"))
+    worker = chance.choice(run.worker_pids())
+    os.kill(worker, signal.SIGKILL)
+    died = time.monotonic()
+    assert run.wait() != 0
+    assert time.monotonic() - died < 10
+    assert f"(pid: {worker})" in run.output
+    assert "SIGKILL" in run.output
+    output = Run(tmp_path / "log", arguments, num_processes=2).succeed()
+    (resumed_at,) = re.findall(r"Resuming from \S+ after update (\d+)", output)
+    assert int(resumed_at) >= saved >= 4
+    assert_each_update_stands_once_at_its_rate(output_dir)
+
+
+def test_two_launchers_of_which_one_is_killed_go_on_with_another_number_of_processes(small, tmp_path):
+    """With 1 process each, with 2 each and with 1 each again; the last run is one launcher with 3."""
+    chance, output_dir = random.Random(3), tmp_path / "run"
+    arguments = [*small, f"--output_dir={output_dir}"]
+    for num_processes in (1, 2, 1):
+        inode_before, port = inode_of_metrics(output_dir), free_port()
+        launchers = [
+            Run(tmp_path / f"log_{rank}", arguments, num_processes=num_processes, machine=Machine(rank, 2, port))
+            for rank in range(2)
+        ]
+        wait_for_training(launchers[0], output_dir, chance, inode_before)
+        killed, other = chance.sample(launchers, 2)
+        killed.kill()
+        died = time.monotonic()
+        assert other.wait() != 0
+        assert time.monotonic() - died < 20
+        assert re.search("Connection (closed|reset) by peer|ChildFailedError", other.output), other.output
+        wait_until(lambda: not any(processes_of_group(run.process.pid) for run in launchers))  # noqa: B023
+    assert 0 < updates_so_far(output_dir) < NUM_UPDATES
+    assert "Resuming from" in Run(tmp_path / "log", arguments, num_processes=3).succeed()
+    assert_each_update_stands_once_at_its_rate(output_dir)
 
 
 def test_the_samples_of_an_epoch_are_each_seen_once_whatever_the_number_of_processes(monkeypatch):
