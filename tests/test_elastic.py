@@ -191,17 +191,17 @@ def test_a_killed_run_goes_on_with_more_and_with_fewer_processes(small, tmp_path
 def test_a_worker_that_dies_ends_the_run_within_seconds_says_so_and_loses_nothing_that_was_saved(small, tmp_path):
     chance, output_dir = random.Random(2), tmp_path / "run"
     arguments = [*small, f"--output_dir={output_dir}"]
-    run = Run(tmp_path / "log", arguments, num_processes=4)
+    run = Run(tmp_path / "log", arguments, num_processes=2)
     wait_until(lambda: updates_so_far(output_dir) > 6)
     saved = max(int(path.name.removeprefix("step_")) for path in output_dir.glob("step_*"))
     worker = chance.choice(run.worker_pids())
     os.kill(worker, signal.SIGKILL)
     died = time.monotonic()
     assert run.wait() != 0
-    assert time.monotonic() - died < 10
+    assert time.monotonic() - died < 20
     assert f"(pid: {worker})" in run.output
     assert "SIGKILL" in run.output
-    output = Run(tmp_path / "log", arguments, num_processes=2).succeed()
+    output = Run(tmp_path / "log", arguments).succeed()
     (resumed_at,) = re.findall(r"Resuming from \S+ after update (\d+)", output)
     assert int(resumed_at) >= saved >= 4
     assert_each_update_stands_once_at_its_rate(output_dir)
