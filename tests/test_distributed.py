@@ -127,7 +127,11 @@ def run_the_docstring(output: str) -> None:
                 }
             )
         )
-    shown["accelerator"].end_training()
+    # The model uses the group of processes, and goes before it: the other way round, some runs never end.
+    accelerator = shown["accelerator"]
+    shown.clear()
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def train_with(output: str, *settings: dict[str, Any]) -> None:
