@@ -1,0 +1,25 @@
+"""The blocks of code in a document, and a run of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(document: str, language: str) -> list[str]:
+    """The blocks of one language, in their order; not those from which a picture is drawn, as the site's build does."""
+    text = (ROOT / document).read_text()
+    fenced = re.finditer(rf"(<!-- picture:[^\n]* -->\n)?^( *)```{language}\n(.*?)^\2```$", text, re.DOTALL | re.MULTILINE)
+    return [dedent(block[3]) for block in fenced if not block[1]]
+
+
+def run_blocks(blocks: list[str], document: str, **names: Any) -> dict[str, Any]:
+    """Run blocks of Python one after the other, as a reader who pastes them, and return the names that they leave."""
+    namespace = {"__name__": "__main__", **names}
+    for block in blocks:
+        exec(compile(block, document, "exec"), namespace)
+    return namespace

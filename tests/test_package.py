@@ -1,0 +1,105 @@
+"""The package as others get it: what is built, what the package index shows, and the wheel in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, **options) -> str:
+    finished = subprocess.run(command, capture_output=True, text=True, **options)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The sdist, and the wheel that is built from it. Without isolation, since tests download nothing."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def metadata(distributions):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+        return HeaderParser().parsestr(wheel.read(name).decode())
+
+
+def test_twine_finds_nothing_to_complain_about(distributions):
+    assert run(sys.executable, "-m", "twine", "check", "--strict", *distributions).count("PASSED") == 2
+
+
+def test_the_wheel_has_the_package_its_types_its_command_and_its_license(distributions):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        others = {name.split(".dist-info/")[1] for name in wheel.namelist() if ".dist-info/" in name}
+    assert names == {f"hf_warmcos/{path.name}" for path in (ROOT / "hf_warmcos").iterdir() if path.is_file()}
+    assert "hf_warmcos/py.typed" in names
+    assert {"entry_points.txt", "licenses/LICENSE"} <= others
+
+
+def test_the_sdist_has_what_it_takes_to_test_and_to_build_the_documentation(distributions):
+    with tarfile.open(distributions[0]) as sdist:
+        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+    assert {"README.md", "mkdocs.yml", "pyproject.toml", "CITATION.cff", ".ci/run"} <= names
+    for folder in ("tests", "examples", "docs", "benchmarks"):
+        assert {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py")} <= names
+
+
+def test_the_page_on_the_index_leads_into_the_repository_where_the_files_are(metadata):
+    (repository,) = (url.split(", ")[1] for url in metadata.get_all("Project-URL") if url.startswith("Repository, "))
+    page = metadata.get_payload()
+    targets = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", page)
+    assert any(image for image, _ in targets)
+    for image, target in targets:
+        assert target.startswith("https://"), target
+        if target.startswith(f"{repository}/"):
+            kind, path = target.removeprefix(f"{repository}/").split("/main/")
+            assert kind == ("raw" if image else "blob")
+            assert (ROOT / path).exists(), target
+
+
+def test_the_address_of_the_repository_is_the_same_everywhere(metadata):
+    urls = dict(url.split(", ") for url in metadata.get_all("Project-URL"))
+    assert all(url.startswith(urls["Repository"]) for url in urls.values())
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == urls["Repository"]
+
+
+def test_the_public_ci_runs_what_decides_here():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert [step.get("run") for step in workflow["jobs"]["ci"]["steps"]][-1] == ".ci/run"
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_runs_its_doctests_in_a_fresh_environment(distributions, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", distributions[1], env=environment)
+    # What it depends on is there already, in these tests' own environment, behind the wheel. The editable package in
+    # that one stays out, since the files that make it so are read for an environment's own folder alone.
+    own = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (own / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    where = run(python, "-c", "import hf_warmcos; print(hf_warmcos.__file__)", cwd=tmp_path, env=environment)
+    assert Path(where.strip()).is_relative_to(own)
+    doctests = ("-m", "pytest", "--doctest-modules", "--pyargs", "hf_warmcos", "-q", "-p", "no:cacheprovider")
+    printed = run(python, *doctests, "-c", "/dev/null", "--rootdir", tmp_path, cwd=tmp_path, env=environment)
+    assert int(re.search(r"(\d+) passed", printed)[1]) > 20
+    command = run(tmp_path / "venv" / "bin" / "hf-warmcos", "table", "--T_0", "10", cwd=tmp_path, env=environment)
+    assert command
