@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 def code_blocks(document: str, language: str) -> list[str]:
     """The blocks of one language, in their order; not those from which a picture is drawn, as the site's build does."""
     text = (ROOT / document).read_text()
-    fenced = re.finditer(rf"(<!-- picture:[^\n]* -->\n)?^( *)```{language}\n(.*?)^\2```$", text, re.DOTALL | re.MULTILINE)
+    fenced = re.finditer(
+        rf"(<!-- picture:[^\n]* -->\n)?^( *)```{language}\n(.*?)^\2```$", text, re.DOTALL | re.MULTILINE
+    )
     return [dedent(block[3]) for block in fenced if not block[1]]
 
 

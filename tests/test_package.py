@@ -1,4 +1,4 @@
-"""The package as others get it: what is built, what the package index shows, and the wheel in an environment of its own."""
+"""The package as others get it: what is built, what the package index shows, and the wheel alone."""
 
 from __future__ import annotations
 

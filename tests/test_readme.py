@@ -1,4 +1,4 @@
-"""What the README says holds: its code runs as it stands, its links lead somewhere, its figures are the measured ones."""
+"""What the README says holds: its code runs as it stands, its links lead somewhere, its figures were measured."""
 
 from __future__ import annotations
 

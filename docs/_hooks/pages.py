@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 INKS = {"light": "#303338", "dark": "#d5d8df"}
 logger = get_plugin_logger(__name__)
 ROOT = Path(__file__).parents[2]
@@ -27,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def on_config(config: MkDocsConfig) -> None:
     """The address of the repository stands in one place. As `repo_url`, pages would ask GitHub for stars."""
-    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    repository = re.findall(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
     config.extra["repository"] = repository
     config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": repository, "name": "The repository"}]
 
@@ -37,7 +31,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas become MathML, which browsers show without a script."""
+    """Formulas become MathML, which browsers show without a script; links of a notebook become the site's."""
+
+    def site_link(match: re.Match[str]) -> str:
+        target = files.get_file_from_path(os.path.normpath(Path(page.file.src_uri).parent / match[1]))
+        if target is None:
+            logger.warning(f"{page.file.src_uri} links to {match[1]}, which there is not")
+            return match[0]
+        return f'href="{target.url_relative_to(page.file)}"'
+
+    if page.file.src_uri.endswith(".ipynb"):
+        html = re.sub(r'href="([^":#]+\.(?:md|ipynb))"', site_link, html)
     return re.sub(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', _formula, html, flags=re.DOTALL)
 
 
@@ -91,10 +95,11 @@ def _pictures(code: str) -> dict[str, str]:
     schedules = eval(expression, namespace)
     pictures = {}
     for scheme, ink in INKS.items():
-        style = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+        style: dict[Any, Any] = dict.fromkeys(inked, ink)
         # Text stays text, in the reader's own fonts.
         with mpl.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": "hf_warmcos"}):
-            figure = Figure(figsize=(7.5, 2.7), layout="constrained")
+            figure = Figure(figsize=(6.6, 2.6), layout="constrained")
             axes = plot_schedule(schedules, ax=figure.subplots())
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False)
             svg = StringIO()
