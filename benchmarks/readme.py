@@ -3,11 +3,9 @@
     accelerate launch examples/accelerate_finetune.py --output_dir output
     cp output/all_results.json benchmarks/results/accelerate_finetune.json
     cp output/learning_rate.png docs/images/accelerate_finetune.png
-    python benchmarks/step_cost.py --output benchmarks/results
-    python benchmarks/curve.py --output benchmarks/results
-    python benchmarks/training_overhead.py --output benchmarks/results
-    python benchmarks/import_time.py --output benchmarks/results
-    python benchmarks/readme.py
+    python -m benchmarks.speed.step_cost --output benchmarks/results
+    python -m benchmarks.speed.curve --output benchmarks/results
+    python -m benchmarks.readme
 
 Each section of figures stands between two comments that name it.
 """
@@ -19,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quality_report import write_sections
-from step_cost import BARE_LOOP, OURS, OURS_AT_RESTART, TORCH, TRANSFORMERS, counted_groups
-from timing import describe, markdown_table, rounded
+from benchmarks.documents import markdown_table, write_sections
+from benchmarks.speed.step_cost import BARE_LOOP, OURS, OURS_AT_RESTART, TORCH, counted_groups
+from benchmarks.speed.timing import describe, rounded
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,15 +41,17 @@ def finetuning() -> str:
 
 
 def step_cost() -> str:
-    """The medians of one step, for each contender and number of groups."""
+    """The medians of one step, for each contender and number of groups, and for each kind of rate."""
     record = read("step_cost")
-    columns = list(record["num_groups"].values())
-    names = [name for name in columns[0] if name != OURS_AT_RESTART] + list(record["unavailable"])
-    rows = [
-        [name, *(rounded(of[name]["median"]) if name in of else "not available" for of in columns)] for name in names
-    ]
-    header = ["µs per `step()`, median", *(counted_groups(int(num_groups)) for num_groups in record["num_groups"])]
-    return f"{markdown_table(header, rows)}\n\n{describe(record['surroundings'])}."
+    columns = {counted_groups(num_groups): of for num_groups, of in record["num_groups"].items()}
+    parts = []
+    for kind, timings in (("floats", columns), ("tensors", record.get("tensor_rates"))):
+        if timings:
+            names = [name for name in next(iter(timings.values())) if name != OURS_AT_RESTART]
+            rows = [[name, *(rounded(of[name]["median"]) for of in timings.values())] for name in names]
+            parts.append(markdown_table([f"µs per `step()`, median; rates are {kind}", *timings], rows))
+    missing = "".join(f" Not available: {name}." for name in record["unavailable"])
+    return "\n\n".join([*parts, f"{describe(record['surroundings'])}.{missing}"])
 
 
 def step_summary() -> str:
@@ -65,22 +65,15 @@ def step_summary() -> str:
 
 
 def other_costs() -> str:
-    """The curve, random access, the import and the share of a training update."""
-    curve, overhead, import_time = read("curve"), read("training_overhead"), read("import_time")
-    (num_processes, *_), shares = overhead["num_processes"], overhead["shares"]
-    of_torch = curve["curves"]["T_0=10,000"]
-    lr_at = curve["access"]["lr_at"]
+    """The curve and random access."""
+    curve = read("curve")
+    of_torch, lr_at = curve["curves"]["T_0=10,000"], curve["access"]["lr_at"]
     return "\n".join(
         [
             f"- A curve of {curve['num_steps']:,} steps takes {of_torch['curve']['median'] / 1000:.0f} ms; stepping "
             f"torch's scheduler over them {of_torch['torch']['median'] / 1e6:.1f} s.",
             f"- `lr_at` takes {rounded(lr_at['near']['median'])} µs at step 100 and {rounded(lr_at['far']['median'])} "
             "µs at step 10**15.",
-            f"- `import hf_warmcos` adds {import_time['imports']['import hf_warmcos after it']['median']:.0f} ms to "
-            "`import torch`.",
-            f"- Of an update of the example's model on {num_processes} CPU process, the scheduler takes "
-            f"{100 * shares[f'{OURS}, {num_processes}']:.4f} %; transformers' takes "
-            f"{100 * shares[f'{TRANSFORMERS}, {num_processes}']:.4f} %.",
         ]
     )
 

@@ -5,22 +5,19 @@ They are all the same to whoever trains them: inputs, one label per prediction, 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import NamedTuple
 
 import torch
-from datasets import DatasetDict, disable_progress_bars
+from datasets import Dataset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTForImageClassification
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-
-from causal_lm_data import group_into_blocks, load_model_and_tokenizer, load_raw_datasets
+from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, ViTConfig, ViTForImageClassification
 
 BLOCK_SIZE = 64
 # The libraries' 0.02 is for wide layers; in layers this narrow, signals and gradients start out too small.
@@ -64,40 +61,64 @@ class Task:
         return logits.flatten(0, -2)
 
 
-def load_text(num_evaluation_blocks: int) -> Task:
-    """Predict the next byte of the examples' text, with a smaller version of the examples' GPT-2.
+def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> dict[str, Split]:
+    """Blocks of bytes, and the byte after each as its label, in splits of whole documents.
 
-    The splits are of whole topics, so that no text of the test split lies beside text that was trained on. Validation
-    and test take `num_evaluation_blocks` blocks, spread evenly over theirs.
+    No text of the test split lies beside text that was trained on. Validation and test take `num_evaluation_blocks`
+    blocks, spread evenly over theirs.
     """
-    disable_progress_bars()
-    model, tokenizer = load_model_and_tokenizer()
-    raw_datasets = load_raw_datasets(validation_split_percentage=25)
-    held_out = raw_datasets["validation"].train_test_split(test_size=0.5, seed=0)
-    raw_datasets = DatasetDict(train=raw_datasets["train"], validation=held_out["train"], test=held_out["test"])
-    blocks = group_into_blocks(raw_datasets, tokenizer, BLOCK_SIZE)
-    config = model.config
-    assert isinstance(config, GPT2Config)
-    # Trained on less than the whole text, it has nothing to regularize: no dropout.
-    config.update({"n_positions": BLOCK_SIZE, "n_embd": 64, "n_layer": 2, "n_head": 4, "use_cache": False})
-    config.update({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "initializer_range": INITIALIZER_RANGE})
+    tokenizer = ByT5Tokenizer()
 
-    def split(name: str, num_blocks: int | None = None) -> Split:
-        rows = torch.tensor(blocks[name]["input_ids"])
+    def split(rows: Dataset, num_blocks: int | None = None) -> Split:
+        tokens = torch.tensor([token for row in rows["text"] for token in tokenizer(row)["input_ids"]])
+        blocks = tokens[: len(tokens) // BLOCK_SIZE * BLOCK_SIZE].view(-1, BLOCK_SIZE)
         if num_blocks is not None:
-            rows = rows[torch.linspace(0, len(rows) - 1, num_blocks).long()]
-        return Split(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+            blocks = blocks[torch.linspace(0, len(blocks) - 1, num_blocks).long()]
+        return Split(blocks[:, :-1].contiguous(), blocks[:, 1:].contiguous())
 
+    parts = Dataset.from_dict({"text": list(documents)}).train_test_split(test_size=0.25, seed=0)
+    held_out = parts["test"].train_test_split(test_size=0.5, seed=0)
+    return {
+        "train": split(parts["train"]),
+        "validation": split(held_out["train"], num_evaluation_blocks),
+        "test": split(held_out["test"], num_evaluation_blocks),
+    }
+
+
+def load_text(num_evaluation_blocks: int) -> Task:
+    """Predict the next byte of the examples' text, the reference of the Python language, with a small GPT-2."""
+    tokenizer = ByT5Tokenizer()
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=BLOCK_SIZE,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        use_cache=False,
+        # Trained on less than the whole text, it has nothing to regularize: no dropout.
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        initializer_range=INITIALIZER_RANGE,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return Task(
         name="text",
-        train=split("train"),
-        validation=split("validation", num_evaluation_blocks),
-        test=split("test", num_evaluation_blocks),
+        **byte_splits([topics[name] for name in sorted(topics)], num_evaluation_blocks),
         make_model=lambda: GPT2LMHeadModel(config),
         input_name="input_ids",
         batch_size=8,
         peak_lrs=(1e-3, 2e-3, 4e-3, 8e-3),
     )
+
+
+def load_code(num_evaluation_blocks: int) -> Task:
+    """The same with other text: source code, every eighth module at the top of Python's standard library."""
+    modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[::8]
+    splits = byte_splits([module.read_text(encoding="utf-8") for module in modules], num_evaluation_blocks)
+    return replace(load_text(1), name="code", **splits)
 
 
 def load_images() -> Task:
@@ -134,3 +155,12 @@ def load_images() -> Task:
 def load_images_for_long() -> Task:
     """The same, trained three times as long: what more updates change in the comparison."""
     return replace(load_images(), name="digits-long", budget_factor=3)
+
+
+def turned(task: Task) -> Task:
+    """The same images, turned by a quarter."""
+    splits = {
+        name: Split(split.inputs.rot90(1, (-2, -1)).contiguous(), split.labels)
+        for name, split in (("train", task.train), ("validation", task.validation), ("test", task.test))
+    }
+    return replace(task, name=f"{task.name}, turned", **splits)

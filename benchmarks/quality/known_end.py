@@ -1,8 +1,8 @@
-"""Compare schedules at equal budgets: the raw results behind docs/when-to-use.md.
+"""The first study: the length of training is known, and schedules are compared at equal budgets.
 
-    python benchmarks/quality.py            # all of it, on one core; go on where it was cut off
-    python benchmarks/quality.py --quick    # the same code on a few updates, in under a minute
-    python benchmarks/quality_report.py     # tables and pictures from the results
+    python -m benchmarks.quality.known_end            # all of it, on one core; goes on where it was cut off
+    python -m benchmarks.quality.known_end --quick    # the same code on a few updates, in under a minute
+    python -m benchmarks.quality.report               # tables and pictures from the results
 
 For each task and each schedule:
 
@@ -17,37 +17,35 @@ is one line of the results; a run whose line is there is not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from quality_tasks import Task, load_images, load_images_for_long, load_text
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
+from tqdm import tqdm
 from transformers import get_scheduler
 
+from benchmarks.quality.tasks import Task, load_images, load_images_for_long, load_text
+from benchmarks.quality.training import (
+    Records,
+    batches,
+    best_peak_lr,
+    log_probabilities,
+    loss_and_accuracy,
+    update,
+)
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
 
-RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
-QUICK_RESULTS = Path("output") / "quality-quick.jsonl"
-# The examples' text comes with Python, and differs from one version to the next.
-VERSIONS = {"python": platform.python_version()} | {
-    name: version(name) for name in ("hf_warmcos", "torch", "transformers", "datasets", "numpy", "scikit-learn")
-}
-
+RESULTS = Path(__file__).parent.parent / "results" / "known_end.jsonl"
+QUICK_RESULTS = Path("output") / "known_end-quick.jsonl"
 # With 420 updates, 28 of them warmup, every cycle of 4 equal ones and of 3 doubling ones has a whole number of steps.
 WARMUP_SHARE = 1 / 15
 NUM_CYCLES = {1: 4, 2: 3}  # by T_mult
-GRID_FACTOR = 2
 
 
 @dataclass(frozen=True)
@@ -164,18 +162,6 @@ class Run:
     seed: int
     split: str
 
-    def key(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-def batches(num_rows: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Rows of each batch, without end: epoch after epoch in an order that the seed alone decides."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(num_rows, generator=generator)[: num_rows // batch_size * batch_size].split(
-            batch_size
-        )
-
 
 def train(
     task: Task, setting: Setting, peak_lr: float, seed: int, stops: Collection[int]
@@ -188,31 +174,12 @@ def train(
     scheduler = setting.make_scheduler(optimizer)
     rows = batches(len(task.train.inputs), task.batch_size, seed)
     for num_updates in range(1, setting.num_training_steps + 1):
-        batch = next(rows)
-        logits = task.logits(model, task.train.inputs[batch])
-        torch.nn.functional.cross_entropy(logits, task.train.labels[batch].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        update(task, model, optimizer, next(rows))
         scheduler.step()
         if num_updates in stops:
             model.eval()
             yield num_updates, model
             model.train()
-
-
-@torch.no_grad()
-def log_probabilities(task: Task, model: torch.nn.Module, split: str) -> Tensor:
-    """The logarithm of the probability of each class, a row per prediction of a split."""
-    return task.logits(model, getattr(task, split).inputs).log_softmax(-1)
-
-
-def loss_and_accuracy(log_probs: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """The mean cross-entropy in nats and the share of predictions that are right; None where training diverged."""
-    labels = labels.flatten()
-    loss = float(torch.nn.functional.nll_loss(log_probs, labels))
-    accuracy = float((log_probs.argmax(-1) == labels).double().mean())
-    return {"loss": loss if math.isfinite(loss) else None, "accuracy": accuracy}
 
 
 def ensembles(members: list[Tensor], labels: Tensor) -> dict[int, dict[str, float | None]]:
@@ -257,57 +224,28 @@ def measure(task: Task, run: Run, num_evaluations: int) -> dict[str, Any]:
 
 
 class Results:
-    """A JSON-lines file of runs: makes those that it lacks."""
+    """The runs of all tasks in one file: makes those that it lacks."""
 
     def __init__(self, path: Path, tasks: list[Task], num_evaluations: int) -> None:
-        self.path = path
+        self.records = Records(path)
         self.tasks = {task.name: task for task in tasks}
         self.num_evaluations = num_evaluations
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        text = path.read_text()
-        whole_lines = text[: text.rfind("\n") + 1]
-        if whole_lines != text:  # it was cut off while it wrote
-            os.truncate(path, len(whole_lines.encode()))
-        self.known = {}
-        for line in whole_lines.splitlines():
-            record = json.loads(line)
-            self.known[json.dumps(record["run"], sort_keys=True)] = record
 
     def of(self, run: Run) -> dict[str, Any]:
         """The line of a run, made now where it is not there yet."""
-        if run.key() not in self.known:
-            start = time.perf_counter()
-            measured = measure(self.tasks[run.task], run, self.num_evaluations)
-            record = {"run": asdict(run), **measured, "seconds": round(time.perf_counter() - start, 3)}
-            line = json.dumps(record | {"versions": VERSIONS, "machine": platform.machine()})
-            with self.path.open("a") as file:
-                file.write(line + "\n")
-            self.known[run.key()] = json.loads(line)
-            final = measured["members"][-1]["loss"]
-            print(f"{record['seconds']:6.2f} s  loss {final}  {run}", flush=True)
-        return self.known[run.key()]
+        return self.records.of(asdict(run), lambda: measure(self.tasks[run.task], run, self.num_evaluations))
 
 
 def tuned_peak_lr(results: Results, task: Task, setting: Setting, budget: Budget) -> float:
-    """The rate of the lowest mean validation loss; the grid grows where its best rate is at an edge."""
+    """The rate of the lowest mean validation loss."""
     setting = replace(setting, num_separate_runs=1)
 
     def validation_loss(peak_lr: float) -> float:
-        losses = []
-        for seed in budget.tuning_seeds:
-            record = results.of(Run(task.name, setting, peak_lr, seed, "validation"))
-            losses.append(record["members"][-1]["loss"])
+        runs = [Run(task.name, setting, peak_lr, seed, "validation") for seed in budget.tuning_seeds]
+        losses = [results.of(run)["members"][-1]["loss"] for run in runs]
         return math.inf if None in losses else sum(losses) / len(losses)
 
-    tried = {peak_lr: validation_loss(peak_lr) for peak_lr in task.peak_lrs[: budget.num_peak_lrs]}
-    for _ in range(budget.max_grid_extensions):
-        best = min(tried, key=tried.__getitem__)
-        if best == max(tried):
-            tried[best * GRID_FACTOR] = validation_loss(best * GRID_FACTOR)
-        elif best == min(tried):
-            tried[best / GRID_FACTOR] = validation_loss(best / GRID_FACTOR)
-    return min(tried, key=tried.__getitem__)
+    return best_peak_lr(task.peak_lrs[: budget.num_peak_lrs], budget.max_grid_extensions, validation_loss)
 
 
 def main() -> None:
@@ -323,15 +261,15 @@ def main() -> None:
         tasks.append(load_images_for_long())
     path = arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS)
     results = Results(path, tasks, budget.evaluations)
-    peak_lrs = {
-        (task.name, setting): tuned_peak_lr(results, task, setting, budget)
-        for task in tasks
-        for setting in settings(budget.num_training_steps, task.budget_factor)
-    }
-    for seed in budget.seeds:
-        for (task_name, setting), peak_lr in peak_lrs.items():
-            results.of(Run(task_name, setting, peak_lr, seed, "test"))
-    print(f"{len(results.known)} runs in {path}")
+    combinations = [(t, s) for t in tasks for s in settings(budget.num_training_steps, t.budget_factor)]
+    runs = [
+        Run(task.name, setting, tuned_peak_lr(results, task, setting, budget), seed, "test")
+        for task, setting in tqdm(combinations, desc="tuning", unit="setting")
+        for seed in budget.seeds
+    ]
+    for run in tqdm(runs, desc="measuring", unit="run"):
+        results.of(run)
+    print(f"{len(results.records.known)} runs in {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the timing benchmarks share: interleaved rounds, medians with their spread, tables, and the machine's name."""
+"""What the timing benchmarks share: interleaved rounds, medians with their spread, and the machine's name."""
 
 from __future__ import annotations
 
@@ -89,11 +89,6 @@ def repeated(call: Callable[[], Any]) -> Callable[[int], None]:
 def rounded(value: float) -> str:
     """A number to three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def surroundings(*packages: str) -> dict[str, Any]:

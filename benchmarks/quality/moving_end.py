@@ -1,0 +1,403 @@
+"""The second study: training goes on after its planned end, with the same data or with other data.
+
+    python -m benchmarks.quality.moving_end            # all of it, on one core; goes on where it was cut off
+    python -m benchmarks.quality.moving_end --quick    # the same code on a few updates, in under a minute
+    python -m benchmarks.quality.report                # tables and pictures from the results
+
+A run is planned for N updates, and every rate is tuned for that plan, on other seeds. Then:
+
+- "same data": it is extended to 2 N, and to 4 N.
+- "other data": N more updates follow on data of another kind, and both kinds are evaluated.
+
+The contenders that knew the length are tuned for the length that they knew. An update that is made to get a checkpoint,
+and is not built upon, is an update all the same: warmup-stable-decay pays for its cooldowns out of the same budget.
+
+Runs of one seed start from the same weights and see the same batches in the same order. Runs that begin in the same
+way are trained once up to where they part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from schedulefree import AdamWScheduleFree
+from tqdm import tqdm
+
+from benchmarks.quality.tasks import Task, load_code, load_images, load_text, turned
+from benchmarks.quality.training import Records, batches, best_peak_lr, log_probabilities, loss_and_accuracy, update
+from hf_warmcos import CosineRestartSchedule
+
+RESULTS = Path(__file__).parent.parent / "results" / "moving_end.jsonl"
+QUICK_RESULTS = Path("output") / "moving_end-quick.jsonl"
+
+LOW_RATE = 0.1  # of the peak: where cosines of large models often end
+COOLDOWN_SHARE = 0.2
+INFINITE_COSINE_SHARE, INFINITE_RATE, INFINITE_LAST_RATE = 0.6, 0.55, 0.01
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is measured."""
+
+    num_updates: int = 240  # N, the plan
+    tuning_seeds: tuple[int, ...] = (100, 101)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    num_peak_lrs: int = 3
+    max_grid_extensions: int = 2
+    num_evaluation_blocks: int = 100
+
+    @property
+    def num_warmup_steps(self) -> int:
+        return max(1, self.num_updates // 15)
+
+
+QUICK = Budget(20, tuning_seeds=(100,), seeds=(0, 1), num_peak_lrs=1, max_grid_extensions=0, num_evaluation_blocks=8)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What somebody does whose training goes on.
+
+    Attributes:
+        name: The kind of schedule.
+        plan: The length that it knew, in multiples of N; only "cosine" and "linear" may know another than 1.
+        decay: Of restarts: the factor on the peak at each.
+        restart_warmup: Of restarts: whether each rises to its peak as the first cycle does.
+        fresh_optimizer: Of restarts: whether each begins with an optimizer without moments.
+    """
+
+    name: str
+    plan: int = 1
+    decay: float = 1.0
+    restart_warmup: bool = False
+    fresh_optimizer: bool = False
+
+    def tuned_as(self) -> Contender:
+        """The contender whose tuned rate it has: what follows the planned end was not known when it was tuned."""
+        return Contender("cosine") if self.name in ("restarts", "low") else self
+
+
+RESTARTS = [Contender("restarts", decay=decay) for decay in (1.0, 0.7, 0.5, 0.25)]
+RESTARTS_WITH_WARMUP = [replace(contender, restart_warmup=True) for contender in RESTARTS]
+RESTARTS_AFRESH = [replace(contender, fresh_optimizer=True) for contender in (RESTARTS[0], RESTARTS_WITH_WARMUP[0])]
+OTHERS = [Contender(name) for name in ("low", "constant", "wsd", "wsd_s", "infinite_cosine", "schedule_free")]
+SAME_DATA = [
+    *(Contender(name, plan) for name in ("cosine", "linear") for plan in (1, 2, 4)),
+    *RESTARTS,
+    RESTARTS_WITH_WARMUP[0],
+    Contender("short_cycles"),
+    *OTHERS,
+]
+OTHER_DATA = [
+    *(Contender(name, 2) for name in ("cosine", "linear")),
+    *RESTARTS,
+    *RESTARTS_WITH_WARMUP,
+    *RESTARTS_AFRESH,
+    *OTHERS,
+]
+
+
+def warmup(num_steps: int) -> list[float]:
+    return [step / num_steps for step in range(num_steps)]
+
+
+def linear(num_steps: int) -> list[float]:
+    return [1 - step / num_steps for step in range(num_steps)]
+
+
+def one_minus_sqrt(num_steps: int) -> list[float]:
+    """The cooldown of Hägele et al. 2024."""
+    return [1 - math.sqrt(step / num_steps) for step in range(num_steps)]
+
+
+def exponential(num_steps: int, first: float, last: float) -> list[float]:
+    """The annealing of Ibrahim et al. 2024."""
+    return [first * (last / first) ** (step / num_steps) for step in range(num_steps)]
+
+
+def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> list[float]:
+    """The share of the peak at each update up to the last end, cooldowns aside.
+
+    Args:
+        contender: Whose rates.
+        ends: The numbers of updates at which a run ends: N, and those to which it is extended.
+        num_warmup_steps: The length of the first warmup.
+    """
+    planned, total = ends[0], ends[-1]
+    cosine = CosineRestartSchedule(
+        planned * contender.plan - num_warmup_steps, num_cycles=1, warmup_steps=num_warmup_steps, warmup_mode="prefix"
+    )
+    warm = warmup(num_warmup_steps)
+    stable = [*warm, *[1.0] * (total - num_warmup_steps)]
+    if contender.name == "cosine":
+        return list(cosine.curve(planned * contender.plan))
+    if contender.name == "linear":
+        return [*warm, *linear(planned * contender.plan - num_warmup_steps)]
+    if contender.name == "low":
+        return [*cosine.curve(planned), *[LOW_RATE] * (total - planned)]
+    if contender.name == "constant" or contender.name == "wsd":
+        return stable
+    if contender.name == "schedule_free":  # its optimizer warms up by itself
+        return [1.0] * total
+    if contender.name == "infinite_cosine":
+        length = round(INFINITE_COSINE_SHARE * planned) - num_warmup_steps
+        falling = CosineRestartSchedule(length, num_cycles=1).curve(length, 1.0, INFINITE_RATE)
+        return [*warm, *falling, *[INFINITE_RATE] * (total - num_warmup_steps - length)]
+    # Restarts: a cycle to each end; the short ones are half as long as the plan.
+    lengths = [end - start for start, end in pairwise([0, *ends])]
+    if contender.name == "short_cycles":
+        lengths = [planned // 2] * (2 * total // planned)
+    shares: list[float] = []
+    for index, length in enumerate(lengths):
+        num_steps = num_warmup_steps if index == 0 or contender.restart_warmup else 0
+        stable_steps = round(0.8 * (length - num_steps)) if contender.name == "wsd_s" else 0
+        cycle = CosineRestartSchedule(length - num_steps - stable_steps, num_cycles=1)
+        ascent = [*warmup(num_steps), *[1.0] * stable_steps, *cycle.curve(length - num_steps - stable_steps)]
+        shares += [share * contender.decay**index for share in ascent]
+    return shares
+
+
+def cooldown(contender: Contender, num_steps: int) -> list[float] | None:
+    """The shares of the peak in a cooldown, or None for a schedule that has none."""
+    if contender.name == "wsd":
+        return one_minus_sqrt(num_steps)
+    if contender.name == "infinite_cosine":
+        return exponential(num_steps, INFINITE_RATE, INFINITE_LAST_RATE)
+    return None
+
+
+class Stage(NamedTuple):
+    """Some updates in a row."""
+
+    shares: tuple[float, ...]  # of the peak rate, one per update
+    data: int  # the kind of data, by its place among a task's kinds
+    stops: tuple[int, ...]  # the numbers of updates in it after which the model is evaluated
+    fresh_optimizer: bool = False
+
+
+Path_ = tuple[Stage, ...]
+
+
+def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, other_data: bool) -> list[Path_]:
+    """What is trained, in the order of time: each path goes on from one before it, or from the start.
+
+    A schedule without cooldowns is a single path. One with cooldowns leaves its trunk for each, and then goes on from
+    where it left; the trunk is shorter by the cooldowns that were made, so that the end is where it is for the others.
+    """
+    shares = rates(contender, ends, num_warmup_steps)
+    ends = [end for end in ends if end <= len(shares)]
+    interval = ends[0] // 4
+    result: list[Path_] = []
+    trunk: Path_ = ()
+    trunk_length = wasted = 0
+    for index, (start, end) in enumerate(pairwise([0, *ends])):
+        data = int(other_data and index > 0)
+        cooldown_length = round(COOLDOWN_SHARE * (end - wasted)) if cooldown(contender, 1) else 0
+        next_trunk_length = end - wasted - cooldown_length
+        pieces = [shares[trunk_length:next_trunk_length]]
+        if cooldown_length:
+            pieces.append(cooldown(contender, cooldown_length) or [])
+        path, time = trunk, start
+        for piece in pieces:
+            times = range(time + 1, time + len(piece) + 1)
+            stops = tuple(at - time for at in times if at % interval == 0 or at == end)
+            path += (Stage(tuple(map(float, piece)), data, stops, contender.fresh_optimizer and index > 0),)
+            time += len(piece)
+            if len(path) == len(trunk) + 1:
+                next_trunk = path
+        result.append(path)
+        trunk, trunk_length, wasted = next_trunk, next_trunk_length, wasted + cooldown_length
+    return result
+
+
+@dataclass
+class State:
+    """A model on its way."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    num_batches: tuple[int, ...]  # that were seen of each kind of data
+
+
+Losses = dict[str, dict[str, float | None]]
+
+
+class Runs:
+    """The runs of one task and one seed. What several have in common is trained once.
+
+    Args:
+        kinds: The task with each kind of data, the one that a run begins with first.
+        seed: Of the weights and of the order of the batches.
+        num_warmup_steps: For an optimizer that warms up by itself.
+    """
+
+    def __init__(self, kinds: Sequence[Task], seed: int, num_warmup_steps: int) -> None:
+        self.kinds, self.seed, self.num_warmup_steps = kinds, seed, num_warmup_steps
+        self.known: dict[Any, tuple[State, dict[int, Losses]]] = {}
+
+    def start(self, schedule_free: bool, peak_lr: float) -> State:
+        torch.manual_seed(self.seed)
+        model = self.kinds[0].make_model()
+        optimizer: torch.optim.Optimizer
+        if schedule_free:
+            optimizer = AdamWScheduleFree(model.parameters(), lr=peak_lr, warmup_steps=self.num_warmup_steps)
+        else:
+            optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, fused=True)
+        return State(model, optimizer, (0,) * len(self.kinds))
+
+    def evaluate(self, state: State, splits: Sequence[str], num_kinds: int) -> Losses:
+        state.model.eval()
+        if isinstance(state.optimizer, AdamWScheduleFree):
+            state.optimizer.eval()
+        losses = {
+            f"{task.name}, {split}": loss_and_accuracy(
+                log_probabilities(task, state.model, split), getattr(task, split).labels
+            )
+            for task in self.kinds[:num_kinds]
+            for split in splits
+        }
+        if isinstance(state.optimizer, AdamWScheduleFree):
+            state.optimizer.train()
+        state.model.train()
+        return losses
+
+    def train(self, path: Path_, schedule_free: bool, peak_lr: float, splits: Sequence[str]) -> dict[int, Losses]:
+        """Train the last stage of a path, and what leads to it where that is not known.
+
+        Returns:
+            `dict`: The losses by the number of updates in the last stage.
+        """
+        num_kinds = 1 + max(stage.data for stage in path)
+        key = (path, schedule_free, peak_lr, tuple(splits))
+        if key in self.known:
+            return self.known[key][1]
+        *before, stage = path
+        if before:
+            self.train(tuple(before), schedule_free, peak_lr, splits)
+            state = copy.deepcopy(self.known[tuple(before), schedule_free, peak_lr, tuple(splits)][0])
+        else:
+            state = self.start(schedule_free, peak_lr)
+        if stage.fresh_optimizer:
+            state.optimizer = torch.optim.AdamW(state.model.parameters(), lr=peak_lr, fused=True)
+        if isinstance(state.optimizer, AdamWScheduleFree):
+            state.optimizer.train()
+        state.model.train()
+        task = self.kinds[stage.data]
+        rows = batches(len(task.train.inputs), task.batch_size, self.seed)
+        for _ in range(state.num_batches[stage.data]):
+            next(rows)
+        losses = {}
+        for num_updates, share in enumerate(stage.shares, start=1):
+            for group in state.optimizer.param_groups:
+                group["lr"] = peak_lr * share
+            update(task, state.model, state.optimizer, next(rows))
+            if num_updates in stage.stops:
+                losses[num_updates] = self.evaluate(state, splits, num_kinds)
+        state.num_batches = tuple(
+            count + len(stage.shares) * (kind == stage.data) for kind, count in enumerate(state.num_batches)
+        )
+        self.known[key] = (state, losses)
+        return losses
+
+    def measure(self, contender: Contender, all_paths: list[Path_], peak_lr: float, splits: Sequence[str]) -> Any:
+        """The losses of a contender, by the number of all the updates that it has made."""
+        curve: dict[int, Losses] = {}
+        time, done = 0, set()
+        for path in all_paths:
+            for length in range(1, len(path) + 1):
+                if path[:length] in done:
+                    continue
+                losses = self.train(path[:length], contender.name == "schedule_free", peak_lr, splits)
+                curve |= {time + num_updates: of for num_updates, of in losses.items()}
+                time += len(path[length - 1].shares)
+                done.add(path[:length])
+        return {"curve": curve}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of the results: what determines the numbers in it."""
+
+    task: str
+    scenario: str  # "tuning", "same data" or "other data"
+    contender: Contender
+    num_updates: int  # N
+    peak_lr: float
+    seed: int
+
+
+class Study:
+    """The runs of one task: makes those that the file lacks."""
+
+    def __init__(self, records: Records, kinds: Sequence[Task], budget: Budget, tick: Callable[[], object]) -> None:
+        self.records, self.kinds, self.budget, self.tick = records, kinds, budget, tick
+        self.runs = Runs(kinds, -1, budget.num_warmup_steps)
+        self.peak_lrs: dict[Contender, float] = {}
+
+    def of(self, scenario: str, contender: Contender, peak_lr: float, seed: int) -> dict[str, Any]:
+        num_updates, num_warmup_steps = self.budget.num_updates, self.budget.num_warmup_steps
+        run = Run(self.kinds[0].name, scenario, contender, num_updates, peak_lr, seed)
+        if self.runs.seed != seed:
+            self.runs = Runs(self.kinds, seed, num_warmup_steps)
+        # A tuning run is only asked what it comes to.
+        splits = ["validation"] if scenario == "tuning" else ["validation", "test"]
+        factors = {"tuning": (1, contender.plan), "same data": (1, 2, 4), "other data": (1, 2)}[scenario]
+        ends = [num_updates * factor for factor in dict.fromkeys(factors)]
+        all_paths = paths(contender, ends, num_warmup_steps, other_data=scenario == "other data")
+        return self.records.of(asdict(run), lambda: self.runs.measure(contender, all_paths, peak_lr, splits))
+
+    def peak_lr(self, contender: Contender) -> float:
+        """The rate of the lowest mean validation loss at the end that the contender knew of."""
+        contender = contender.tuned_as()
+
+        def validation_loss(peak_lr: float) -> float:
+            curves = [self.of("tuning", contender, peak_lr, seed)["curve"] for seed in self.budget.tuning_seeds]
+            name = f"{self.kinds[0].name}, validation"
+            losses = [curve[str(self.budget.num_updates * contender.plan)][name]["loss"] for curve in curves]
+            return math.inf if None in losses else sum(losses) / len(losses)
+
+        if contender not in self.peak_lrs:
+            grid = self.kinds[0].peak_lrs[1:][: self.budget.num_peak_lrs]
+            self.peak_lrs[contender] = best_peak_lr(grid, self.budget.max_grid_extensions, validation_loss)
+        return self.peak_lrs[contender]
+
+    def measure(self, seed: int) -> None:
+        for scenario, contenders in (("same data", SAME_DATA), ("other data", OTHER_DATA)):
+            for contender in contenders:
+                self.of(scenario, contender, self.peak_lr(contender), seed)
+                self.tick()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"a few updates each, into {QUICK_RESULTS}")
+    parser.add_argument("--output", type=Path, help=f"the results (default: {RESULTS})")
+    parser.add_argument("--task", choices=["text", "digits"], help="only this one, beside another process")
+    arguments = parser.parse_args()
+    budget = QUICK if arguments.quick else Budget()
+    # One thread: sums are then always taken in the same order, and a seed gives the same numbers again.
+    torch.set_num_threads(1)
+    images = load_images()
+    blocks = budget.num_evaluation_blocks
+    tasks = {"text": [load_text(blocks), load_code(blocks)], "digits": [images, turned(images)]}
+    if arguments.task:
+        tasks = {arguments.task: tasks[arguments.task]}
+    records = Records(arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS))
+    total = len(tasks) * len(budget.seeds) * (len(SAME_DATA) + len(OTHER_DATA))
+    with tqdm(total=total, unit="run") as bar:
+        studies = [Study(records, kinds, budget, bar.update) for kinds in tasks.values()]
+        for seed in budget.seeds:
+            for study in studies:
+                study.measure(seed)
+
+
+if __name__ == "__main__":
+    main()
