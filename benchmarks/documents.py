@@ -1,7 +1,8 @@
-"""Tables, and their places in documents: no figure in the documentation is typed by hand."""
+"""Tables, and the places of figures in documents: no figure in the documentation is typed by hand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 
@@ -10,16 +11,20 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_sections(document: str, sections: Mapping[str, str]) -> str:
-    """Return the document with each section in its place, between two comments that name it.
+def write_figures(document: str, figures: Mapping[str, str]) -> str:
+    """Return the document with each figure in its place, between two comments that name it.
+
+    The comments stand on lines of their own, or within a line.
 
     Raises:
-        ValueError: If the document lacks the place of a section.
+        ValueError: If the document names a figure that there is not.
     """
-    for name, text in sections.items():
-        begin, end = f"<!-- figures: {name} -->", f"<!-- end of {name} -->"
-        if document.count(begin) != 1 or document.count(end) != 1:
-            raise ValueError(f"Expected one {begin} and one {end} in the document")
-        before, rest = document.split(begin)
-        document = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
-    return document
+
+    def write(place: re.Match[str]) -> str:
+        name, newline = place["name"], place["newline"]
+        if name not in figures:
+            raise ValueError(f"Expected one of the figures {', '.join(figures)}, but got {name!r}")
+        return f"<!-- figures: {name} -->{newline}{figures[name]}{newline}<!-- end of {name} -->"
+
+    place = r"<!-- figures: (?P<name>[^\n]+?) -->(?P<newline>\n?).*?<!-- end of (?P=name) -->"
+    return re.sub(place, write, document, flags=re.DOTALL)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.documents import markdown_table, write_sections
+from benchmarks.documents import markdown_table, write_figures
 from benchmarks.speed.step_cost import BARE_LOOP, OURS, OURS_AT_RESTART, TORCH, counted_groups
 from benchmarks.speed.timing import describe, rounded
 
@@ -87,7 +87,7 @@ DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
 def with_figures(document: str) -> str:
     """Return a document of this repository with its figures as they are now."""
     figures = {section.__name__: section() for section in DOCUMENTS[document]}
-    return write_sections((ROOT / document).read_text(), figures)
+    return write_figures((ROOT / document).read_text(), figures)
 
 
 def main() -> None:

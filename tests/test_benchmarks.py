@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.speed.timing import Bar, argument_parser, finish, interleave
 
+ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("step_cost", "curve")
 VERDICTS = {"PASS", "FAIL", "NOT MEASURED"}
 

@@ -1,9 +1,9 @@
-"""Tables and pictures from the raw results of `benchmarks/quality.py`.
+"""Tables and pictures from the raw results of both studies.
 
-    python benchmarks/quality_report.py     # writes the tables into docs/when-to-use.md, the pictures beside it
+    python -m benchmarks.quality.report
 
-Each table of the document stands between two comments that name it, and is written anew whole: no number in it is typed
-by hand.
+writes the figures of docs/when-to-use.md and docs/results.md, and the pictures beside them. Each figure of these pages
+stands between two comments that name it: no number in a table is typed by hand.
 """
 
 from __future__ import annotations
@@ -11,47 +11,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "quality.jsonl"
-DOCUMENT = ROOT / "docs" / "when-to-use.md"
-IMAGES = ROOT / "docs" / "images"
+from benchmarks.documents import markdown_table, write_figures
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+ROOT = Path(__file__).resolve().parents[2]
+RAW = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+
+YES = {True: "yes", False: "no"}
 ARROWS = {"better": " ↓", "worse": " ↑", "draw": "", "equal": ""}
-
-
-class Setting(NamedTuple):
-    """What `benchmarks/quality.py` calls a setting: a schedule with its arguments and its budget."""
-
-    schedule: str
-    num_training_steps: int
-    num_warmup_steps: int
-    num_cycles: int
-    T_mult: float
-    decay: float
-    num_separate_runs: int
-
-    @property
-    def name(self) -> str:
-        if self.schedule == "hf_warmcos":
-            return f"`decay={self.decay:g}, T_mult={self.T_mult:g}`"
-        return "torch's `CosineAnnealingWarmRestarts`" if self.schedule == "torch" else f"`{self.schedule}`"
-
-    @property
-    def warmup(self) -> str:
-        return f"{self.num_warmup_steps}" if self.num_warmup_steps else "none"
-
-    @property
-    def is_own(self) -> bool:
-        return self.schedule == "hf_warmcos"
+SHARES = {"25%": 0.25, "50%": 0.5, "75%": 0.75, "100%": 1.0}
+FIRST_TASKS, SECOND_TASKS = ("text", "digits", "digits-long"), {"text": "code", "digits": "digits, turned"}
+SETTING = ["name", "warmup"]  # what tells the first study's settings of one task apart
+KNEW, KNEW_LINEAR = "cosine that knew {}", "linear that knew {}"
+RESTART = "restart at the full peak"
 
 
 class Estimate(NamedTuple):
@@ -71,6 +51,9 @@ class Estimate(NamedTuple):
     def text(self, digits: int = 3, sign: str = "") -> str:
         return f"{self.mean:{sign}.{digits}f} ± {self.half_width:.{digits}f}"
 
+    def difference(self) -> str:
+        return f"{self.text(sign='+')} {self.verdict()}"
+
 
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean and half-width by Student's t over the seeds."""
@@ -81,386 +64,396 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(float(sample.mean()), float(half_width))
 
 
-Value = Callable[[dict[str, Any]], float]
+def against(values: pd.Series, reference: pd.Series) -> str:
+    """The mean of losses by seed, with an arrow where they differ from the reference's, seed by seed."""
+    return estimate(values).text() + ARROWS[estimate(values - reference).verdict()]
 
 
-class Results:
-    """The raw results, by task, setting and seed."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.records = [json.loads(line) for line in lines]
-        self.test: dict[tuple[str, Setting], dict[int, dict[str, Any]]] = defaultdict(dict)
-        self.tuning: dict[tuple[str, Setting], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for record in self.records:
-            run = record["run"]
-            key = (run["task"], Setting(**run["setting"]))
-            if run["split"] == "test":
-                self.test[key][run["seed"]] = record
-            else:
-                loss = record["members"][-1]["loss"]
-                self.tuning[key][run["peak_lr"]].append(math.inf if loss is None else loss)
-        self.tasks = list(dict.fromkeys(task for task, _ in self.test))
-
-    def settings(self, task: str) -> list[Setting]:
-        """The settings of single runs, in the order in which they were measured."""
-        return [setting for of_task, setting in self.test if of_task == task and setting.num_separate_runs == 1]
-
-    def cosine_like(self, task: str, setting: Setting, num_separate_runs: int = 1) -> Setting:
-        """The cosine with the same warmup; or as many separate runs of it as are asked for, of the same budget."""
-        for of_task, other in self.test:
-            if (of_task, other.schedule, other.num_separate_runs) == (task, "cosine", num_separate_runs) and bool(
-                other.num_warmup_steps
-            ) == bool(setting.num_warmup_steps):
-                return other
-        raise ValueError(f"Expected results of cosine in {num_separate_runs} separate runs, but got none for {task}")
-
-    def of(self, task: str, setting: Setting, value: Value) -> Estimate:
-        return estimate(value(record) for record in self.test[task, setting].values())
-
-    def difference(self, task: str, setting: Setting, value: Value, other: Setting, other_value: Value) -> Estimate:
-        """The mean difference of two settings, seed by seed: same weights at the start, same batches."""
-        these, those = self.test[task, setting], self.test[task, other]
-        return estimate(value(these[seed]) - other_value(those[seed]) for seed in sorted(these.keys() & those.keys()))
-
-    def peak_lr(self, task: str, setting: Setting) -> str:
-        """The tuned rate; starred where it is still at an edge of the grid."""
-        (peak_lr,) = {record["run"]["peak_lr"] for record in self.test[task, setting].values()}
-        tried = self.tuning[task, setting._replace(num_separate_runs=1)]
-        return f"{peak_lr:g}" + (" *" if peak_lr in (min(tried), max(tried)) else "")
+def records(path: Path) -> pd.DataFrame:
+    """A row per run: what determines it, and what was measured."""
+    frame = pd.DataFrame(map(json.loads, path.read_text().splitlines()))
+    runs = pd.json_normalize(list(frame.pop("run")))
+    return runs.rename(columns=lambda name: name.split(".")[-1] if name != "contender.name" else name).join(frame)
 
 
-def loss_at(share: float) -> Value:
-    """The loss after that share of the budget; infinite where training diverged."""
-
-    def value(record: dict[str, Any]) -> float:
-        loss = record["curve"][str(int(share * record["run"]["setting"]["num_training_steps"]))]["loss"]
-        return math.inf if loss is None else loss
-
-    return value
+def runs_of(frame: pd.DataFrame) -> Iterable[Any]:
+    return frame.itertuples()
 
 
-def final_accuracy(record: dict[str, Any]) -> float:
-    return 100 * record["members"][-1]["accuracy"]
+def groups(frame: pd.DataFrame, keys: Any) -> Iterable[Any]:
+    """Each group with its key, in the order in which they were measured."""
+    return frame.groupby(keys, sort=False)
 
 
-def ensemble(measure: str, size: int | None = None) -> Value:
-    """Loss or accuracy of the last `size` members' averaged probabilities; of all members without a size."""
-    return lambda record: record["ensembles"][str(size or len(record["members"]))][measure]
+def loss_of(measured: dict[str, Any]) -> float:
+    """Infinite where training diverged."""
+    return math.inf if measured["loss"] is None else measured["loss"]
 
 
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    alignment = ["---" if index == 0 else "---:" for index in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, alignment, *rows))
+def setting_name(run: Any) -> str:
+    if run.schedule == "hf_warmcos":
+        return f"`decay={run.decay:g}, T_mult={run.T_mult:g}`"
+    return "torch's `CosineAnnealingWarmRestarts`" if run.schedule == "torch" else f"`{run.schedule}`"
 
 
-def final_table(results: Results, task: str) -> str:
-    """Every schedule at the end of the budget."""
+def known_end(path: Path) -> pd.DataFrame:
+    """The first study: beside what was run, the loss after each share of the budget and of each ensemble."""
+    frame = records(path)
+    frame["name"] = [setting_name(run) for run in runs_of(frame)]
+    frame["warmup"] = frame["num_warmup_steps"] > 0
+    frame["own"] = frame["schedule"] == "hf_warmcos"
+    frame["final"] = [loss_of(members[-1]) for members in frame["members"]]
+    frame["accuracy"] = [100 * members[-1]["accuracy"] for members in frame["members"]]
+    frame["last 2"] = [loss_of(of.get("2", of["1"])) for of in frame["ensembles"]]
+    frame["all"] = [loss_of(of[str(len(of))]) for of in frame["ensembles"]]
+    single_tests = (frame["split"] == "test") & (frame["num_separate_runs"] == 1)
+    for column, share in SHARES.items():
+        frame[column] = [
+            loss_of(run.curve[str(int(share * run.num_training_steps))]) if single else math.nan
+            for run, single in zip(runs_of(frame), single_tests)
+        ]
+    return frame
+
+
+def by_seed(frame: pd.DataFrame, value: str, keys: list[str]) -> pd.DataFrame:
+    """The values with a row per seed and a column per setting, in the order in which they were measured."""
+    order = frame[keys].drop_duplicates()
+    columns = pd.MultiIndex.from_frame(order) if len(keys) > 1 else pd.Index(order[keys[0]])
+    return frame.pivot(index="seed", columns=keys, values=value)[columns]
+
+
+def single_runs(frame: pd.DataFrame, task: str) -> pd.DataFrame:
+    return frame[(frame["task"] == task) & (frame["split"] == "test") & (frame["num_separate_runs"] == 1)]
+
+
+def peak_lr(tuning: pd.DataFrame, rate: float) -> str:
+    """The tuned rate; starred where it is still at an edge of the grid."""
+    return f"{rate:g}" + (" *" if rate in (tuning["peak_lr"].min(), tuning["peak_lr"].max()) else "")
+
+
+def known_end_table(frame: pd.DataFrame, task: str) -> str:
+    """Every schedule on the way and at the end; arrows against the cosine with the same warmup."""
+    runs = single_runs(frame, task)
+    tuning = frame[(frame["task"] == task) & (frame["split"] == "validation")]
+    losses = {column: by_seed(runs, column, SETTING) for column in SHARES}
     rows = []
-    loss = loss_at(1)
-    for setting in results.settings(task):
-        cosine = results.cosine_like(task, setting)
-        difference = results.difference(task, setting, loss, cosine, loss)
+    for (name, warmup), of in groups(runs, SETTING):
+        tried = tuning[(tuning["name"] == name) & (tuning["warmup"] == warmup)]
+        final, cosine = losses["100%"][name, warmup], losses["100%"]["`cosine`", warmup]
         rows.append(
             [
-                setting.name,
-                setting.warmup,
-                results.peak_lr(task, setting),
-                results.of(task, setting, loss).text(),
-                results.of(task, setting, final_accuracy).text(1),
-                *(("", "") if setting == cosine else (difference.text(sign="+"), difference.verdict())),
+                name,
+                YES[warmup],
+                peak_lr(tried, of["peak_lr"].iloc[0]),
+                *(against(losses[column][name, warmup], losses[column]["`cosine`", warmup]) for column in SHARES),
+                estimate(of["accuracy"]).text(1),
+                "" if name == "`cosine`" else estimate(final - cosine).difference(),
             ]
         )
-    header = ["schedule", "warmup", "peak rate", "final loss", "accuracy, %", "minus cosine's", "verdict"]
-    return table(header, rows)
+    shares = [f"loss at {share}" for share in SHARES]
+    return markdown_table(["schedule", "warmup", "peak rate", *shares, "accuracy, %", "minus cosine"], rows)
 
 
-def early_table(results: Results, task: str) -> str:
-    """The loss on the way, against the cosine's at the same point."""
-    rows = []
-    for setting in results.settings(task):
-        cosine = results.cosine_like(task, setting)
-        cells = []
-        for share in SHARES[:-1]:
-            loss = loss_at(share)
-            verdict = results.difference(task, setting, loss, cosine, loss).verdict()
-            cells.append(results.of(task, setting, loss).text() + ARROWS[verdict])
-        rows.append([setting.name, setting.warmup, *cells])
-    return table(["schedule", "warmup", *(f"{share:.0%} of the budget" for share in SHARES[:-1])], rows)
-
-
-def tally_table(results: Results, task: str) -> str:
-    """How often this schedule's settings do better, neither and worse than each peer with the same warmup."""
-    settings = results.settings(task)
-    rows = []
-    for schedule in dict.fromkeys(setting.schedule for setting in settings if not setting.is_own):
-        cells = []
-        name = ""
-        for share in SHARES:
-            loss = loss_at(share)
-            verdicts: Counter[str] = Counter()
-            for peer in (setting for setting in settings if setting.schedule == schedule):
-                name = peer.name
-                for own in settings:
-                    if own.is_own and own.num_warmup_steps == peer.num_warmup_steps:
-                        verdicts[results.difference(task, own, loss, peer, loss).verdict()] += 1
-            cells.append(f"{verdicts['better']} / {verdicts['draw'] + verdicts['equal']} / {verdicts['worse']}")
-        rows.append([name, *cells])
-    return table(["against", *(f"{share:.0%} of the budget" for share in SHARES)], rows)
-
-
-def argument_table(results: Results) -> str:
-    """What one argument of this schedule changes, all others equal: the mean over the others, seed by seed."""
-    loss = loss_at(1)
-    # The argument's place in the keys of `own` below, and its two values.
-    changes: list[tuple[str, int, Any, Any]] = [
-        ("`decay=0.75` in place of 1", 0, 1, 0.75),
-        ("`decay=0.5` in place of 1", 0, 1, 0.5),
-        ("`T_mult=2` in place of 1", 1, 1, 2),
-        ("warmup in place of none", 2, False, True),
-    ]
-    rows = []
-    for name, place, base, changed in changes:
-        cells = []
-        for task in results.tasks:
-            settings = [setting for setting in results.settings(task) if setting.is_own]
-            own = {(setting.decay, setting.T_mult, setting.num_warmup_steps > 0): setting for setting in settings}
-            by_seed = defaultdict(list)
-            for key, setting in own.items():
-                other = own.get((*key[:place], changed, *key[place + 1 :]))
-                if key[place] == base and other is not None:
-                    these, those = results.test[task, other], results.test[task, setting]
-                    for seed in these.keys() & those.keys():
-                        by_seed[seed].append(loss(these[seed]) - loss(those[seed]))
-            if by_seed:
-                difference = estimate(float(np.mean(by_seed[seed])) for seed in sorted(by_seed))
-                cells.append(f"{difference.text(sign='+')} {difference.verdict()}")
-            else:
-                cells.append("not measured")
-        rows.append([name, *cells])
-    return table(["change", *(f"final loss, {task}" for task in results.tasks)], rows)
-
-
-def snapshot_table(results: Results, task: str) -> str:
-    """Ensembles of cycle ends against the last checkpoint, and against as many separate short runs."""
-    rows = []
-    last, all_members = ensemble("loss", 1), ensemble("loss")
-    for setting in results.settings(task):
-        if setting.num_cycles == 1:
-            continue
-        separate = results.cosine_like(task, setting, num_separate_runs=setting.num_cycles)
-        to_last = results.difference(task, setting, all_members, setting, last)
-        to_separate = results.difference(task, setting, all_members, separate, all_members)
-        rows.append(
-            [
-                setting.name,
-                setting.warmup,
-                results.of(task, setting, last).text(),
-                results.of(task, setting, ensemble("loss", 2)).text(),
-                f"{results.of(task, setting, all_members).text()} ({setting.num_cycles})",
-                f"{to_last.text(sign='+')} {to_last.verdict()}",
-                results.of(task, separate, all_members).text(),
-                f"{to_separate.text(sign='+')} {to_separate.verdict()}",
-            ]
-        )
-    header = [
-        "schedule",
-        "warmup",
-        "last checkpoint",
-        "last 2 cycle ends",
-        "all cycle ends",
-        "all minus last",
-        "separate short runs",
-        "all cycle ends minus separate runs",
-    ]
-    return table(header, rows)
-
-
-def best_table(results: Results) -> str:
+def best_table(frame: pd.DataFrame) -> str:
     """The best peer and the best setting of this schedule, by the mean final loss, side by side."""
-    loss = loss_at(1)
     rows = []
-    for task in results.tasks:
-
-        def mean_loss(setting: Setting, task: str = task) -> float:
-            return results.of(task, setting, loss).mean
-
-        settings = results.settings(task)
-        own = min((setting for setting in settings if setting.is_own), key=mean_loss)
-        peer = min((setting for setting in settings if not setting.is_own), key=mean_loss)
-        difference = results.difference(task, own, loss, peer, loss)
+    for task in FIRST_TASKS:
+        runs = single_runs(frame, task)
+        final = by_seed(runs, "final", ["own", *SETTING])
+        peer, own = (final[is_own][final[is_own].mean().idxmin()] for is_own in (False, True))
         rows.append([task])
-        for setting in (peer, own):
-            rows[-1] += [f"{setting.name}, warmup {setting.warmup}", results.of(task, setting, loss).text()]
-        rows[-1] += [difference.text(sign="+"), difference.verdict()]
-    header = ["task", "best peer", "its loss", "best of this schedule", "its loss", "difference", "verdict"]
-    return table(header, rows)
+        for values in (peer, own):
+            rows[-1] += [f"{values.name[0]}, warmup: {YES[values.name[1]]}", estimate(values).text()]
+        rows[-1].append(estimate(own - peer).difference())
+    return markdown_table(["task", "best peer", "its loss", "best of this schedule", "its loss", "difference"], rows)
 
 
-def measurement_list(results: Results) -> str:
-    """What was run, by which versions, and what it took."""
-    seconds = sum(record["seconds"] for record in results.records)
-    tuning_seeds = sorted({r["run"]["seed"] for r in results.records if r["run"]["split"] != "test"})
-    seeds = Counter(len(by_seed) for by_seed in results.test.values())
-    lines = [
-        f"{len(results.records)} runs, {seconds / 60:.0f} minutes in all, each on one core of a shared machine.",
-        f"Tuned with seeds {', '.join(map(str, tuning_seeds))}; "
-        + "; ".join(
-            f"{number} combinations of task and setting measured with {n} others" for n, number in seeds.items()
-        )
-        + ".",
+def argument_table(frame: pd.DataFrame) -> str:
+    """What one argument of this schedule changes, all others equal: the mean over the others, seed by seed."""
+    changes: list[tuple[str, str, Any, Any]] = [
+        ("`decay=0.75` in place of 1", "decay", 1.0, 0.75),
+        ("`decay=0.5` in place of 1", "decay", 1.0, 0.5),
+        ("`T_mult=2` in place of 1", "T_mult", 1, 2),
+        ("warmup in place of none", "warmup", False, True),
     ]
-    versions = {json.dumps(record["versions"]) for record in results.records}
-    for text in sorted(versions):
-        lines.append("Versions: " + ", ".join(f"{name} {number}" for name, number in json.loads(text).items()) + ".")
-    for task in results.tasks:
-        stars = sum("*" in results.peak_lr(task, setting) for setting in results.settings(task))
-        lines.append(f"Tuned rates of `{task}` that are still at an edge of the grid (starred below): {stars}.")
-    return "\n".join(f"- {line}" for line in lines)
+    rows = [[name] for name, *_ in changes]
+    for task in FIRST_TASKS:
+        runs = single_runs(frame, task)
+        final = by_seed(runs[runs["own"]], "final", ["decay", "T_mult", "warmup"])
+        for row, (_, argument, base, changed) in zip(rows, changes):
+            if base in final.columns.get_level_values(argument):
+                difference = final.xs(changed, axis=1, level=argument) - final.xs(base, axis=1, level=argument)
+                row.append(estimate(difference.mean(axis=1)).difference())
+            else:
+                row.append("not measured")
+    return markdown_table(["change", *(f"final loss, {task}" for task in FIRST_TASKS)], rows)
 
 
-def sections(results: Results) -> dict[str, str]:
-    """The tables of the document, by the names that its comments give them."""
-    written = {
-        "measurements": measurement_list(results),
-        "best": best_table(results),
-        "arguments": argument_table(results),
+def snapshot_table(frame: pd.DataFrame, task: str) -> str:
+    """Ensembles of cycle ends, against the last checkpoint and against as many separate short runs."""
+    runs = single_runs(frame, task)
+    rows = []
+    for (name, warmup), of in groups(runs[runs["own"]], SETTING):
+        of = of.set_index("seed")
+        size = of["num_cycles"].iloc[0]
+        separate = frame[(frame["task"] == task) & (frame["num_separate_runs"] == size) & (frame["warmup"] == warmup)]
+        separately = separate.set_index("seed")["all"]
+        ensembles = [against(of[column], of["final"]) for column in ("last 2", "all")]
+        difference = estimate(of["all"] - separately).difference()
+        cells = [estimate(of["final"]).text(), *ensembles, estimate(separately).text(), difference]
+        rows.append([name, YES[warmup], f"{size}", *cells])
+    header = ["schedule", "warmup", "cycles", "last checkpoint", "ensemble of the last 2", "of all", "separate runs"]
+    return markdown_table([*header, "all minus separate runs"], rows)
+
+
+def weight_average_table(path: Path) -> str:
+    """Averages of weights and of predictions; arrows against the last checkpoint."""
+    frame = records(path)
+    frame["name"] = [setting_name(run) for run in runs_of(frame)]
+    kinds, sizes, rows = ("weights", "predictions"), range(2, 5), []
+    for (task, name), of in groups(frame.set_index("seed"), ["task", "name"]):
+        last = of["weights"].map(lambda by_size: loss_of(by_size["1"]))
+        cells = [
+            against(of[kind].map(lambda by_size, size=size: loss_of(by_size[f"{size}"])), last)
+            if f"{size}" in of[kind].iloc[0]
+            else ""
+            for kind in kinds
+            for size in sizes
+        ]
+        rows.append([task, name, estimate(last).text(), *cells])
+    columns = [f"{kind}, last {size}" for kind in kinds for size in sizes]
+    return markdown_table(["task", "schedule", "last checkpoint", *columns], rows)
+
+
+def contender_name(run: Any) -> str:
+    names = {
+        "cosine": KNEW.format(f"{run.plan} N"),
+        "linear": KNEW_LINEAR.format(f"{run.plan} N"),
+        "restarts": RESTART if run.decay == 1 else f"restart at {run.decay:g} of the peak",
+        "short_cycles": "restarts every N/2",
+        "low": "stay at 0.1 of the peak",
+        "constant": "constant",
+        "wsd": "WSD, cooldowns of 1 - sqrt",
+        "wsd_s": "WSD-S: `stable_ratio=0.8`",
+        "infinite_cosine": "infinite cosine",
+        "schedule_free": "Schedule-Free AdamW",
     }
-    tables = {"final": final_table, "early": early_table, "tally": tally_table, "snapshots": snapshot_table}
-    for name, make_table in tables.items():
-        for task in results.tasks:
-            written[f"{name}-{task}"] = make_table(results, task)
-    return written
+    name = names[run.contender]
+    return name + ", warmup" * run.restart_warmup + ", fresh optimizer" * run.fresh_optimizer
 
 
-def write_sections(document: str, written: dict[str, str]) -> str:
-    """Return the document with each section in its place, between two comments that name it.
-
-    Raises:
-        ValueError: If the document lacks the place of a section.
-    """
-    for name, text in written.items():
-        begin, end = f"<!-- figures: {name} -->", f"<!-- end of {name} -->"
-        if document.count(begin) != 1 or document.count(end) != 1:
-            raise ValueError(f"Expected one {begin} and one {end} in the document")
-        before, rest = document.split(begin)
-        document = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
-    return document
-
-
-def plain(name: str) -> str:
-    return name.replace("`", "")
+def moving_end(path: Path) -> pd.DataFrame:
+    """The second study: a row per run, point in time, and kind of data."""
+    frame = records(path).rename(columns={"contender.name": "contender"})
+    frame["name"] = [contender_name(run) for run in runs_of(frame)]
+    rows = [
+        {"updates": int(updates), "data": kind.rsplit(", ", 1)[0], "on": kind.rsplit(", ", 1)[1], "loss": loss_of(of)}
+        | {key: getattr(run, key) for key in ("task", "scenario", "name", "plan", "num_updates", "peak_lr", "seed")}
+        for run in runs_of(frame)
+        for updates, losses in run.curve.items()
+        for kind, of in losses.items()
+    ]
+    return pd.DataFrame(rows)
 
 
-def save_panels(figure: Any, panels: Any, path: Path) -> None:
-    """Write a picture of one panel per task, with one legend for all of them."""
+def at_hand(of: pd.DataFrame) -> pd.Series:
+    """By seed: the mean over the times of the test loss of the checkpoint so far that validation prefers."""
+    losses = of.pivot(index=["seed", "updates"], columns="on", values="loss").sort_index()
+    means = {}
+    for seed, curve in losses.groupby(level="seed"):
+        best = [int(np.argmin(curve["validation"].iloc[: index + 1])) for index in range(len(curve))]
+        means[seed] = curve["test"].iloc[best].mean()
+    return pd.Series(means)
+
+
+def same_data_losses(frame: pd.DataFrame, task: str) -> tuple[dict[int, pd.DataFrame], dict[int, pd.Series]]:
+    """By the multiple of N: the test losses by seed and contender, and those of the cosine that knew."""
+    runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data") & (frame["on"] == "test")]
+    losses = {
+        factor: by_seed(runs[runs["updates"] == factor * runs["num_updates"]], "loss", ["name"]) for factor in (1, 2, 4)
+    }
+    return losses, {factor: of[KNEW.format(f"{factor} N")] for factor, of in losses.items()}
+
+
+def same_data_table(frame: pd.DataFrame, task: str) -> str:
+    """The losses at N, 2 N and 4 N; arrows against the cosine that knew that length."""
+    losses, knew = same_data_losses(frame, task)
+    runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
+    last, hand_of_longest = runs["updates"].max(), at_hand(runs[runs["name"] == KNEW.format("4 N")])
+    rows = []
+    for name, of in groups(runs, "name"):
+        cells = []
+        for factor in (1, 2, 4):
+            # On the way of a longer plan there is no end.
+            shown = name in losses[factor] and of["plan"].iloc[0] in (1, factor)
+            cells.append(against(losses[factor][name], knew[factor]) if shown else "")
+        to_the_last = of["updates"].max() == last
+        minus = estimate(losses[4][name] - knew[4]).difference() if to_the_last and name != KNEW.format("4 N") else ""
+        hand = against(at_hand(of), hand_of_longest) if to_the_last else ""
+        rows.append([name, f"{of['peak_lr'].iloc[0]:g}", *cells, minus, hand])
+    header = ["", "peak rate", "loss at N", "at 2 N", "at 4 N", "at 4 N, minus the cosine that knew", "at hand"]
+    return markdown_table(header, rows)
+
+
+def other_data_losses(frame: pd.DataFrame, task: str) -> dict[str, pd.DataFrame]:
+    """The test losses by seed and contender at 2 N: on the new data, on the old, and the mean of both."""
+    runs = frame[(frame["task"] == task) & (frame["scenario"] == "other data") & (frame["on"] == "test")]
+    end = runs[runs["updates"] == 2 * runs["num_updates"]]
+    old, new = (by_seed(end[end["data"] == data], "loss", ["name"]) for data in (task, SECOND_TASKS[task]))
+    return {"new": new, "old": old, "mean": (new + old) / 2}
+
+
+def other_data_table(frame: pd.DataFrame, task: str) -> str:
+    """What was learnt and what was forgotten; arrows against a restart at the full peak."""
+    losses = other_data_losses(frame, task)
+    rows = [
+        [name, *(against(of[name], of[RESTART]) for of in losses.values())]
+        + (
+            ["", ""]
+            if name == RESTART
+            else [estimate(losses[k][name] - losses[k][RESTART]).difference() for k in ("new", "old")]
+        )
+        for name in losses["new"]
+    ]
+    header = ["", f"loss on the new data ({SECOND_TASKS[task]})", f"on the old ({task})", "mean of both"]
+    return markdown_table([*header, "new, minus the full restart", "old, minus the full restart"], rows)
+
+
+def measurements(path: Path) -> str:
+    """What was run, by which versions, and what it took."""
+    frame = records(path)
+    versions = frame["versions"].map(lambda of: ", ".join(f"{name} {number}" for name, number in of.items()))
+    lines = [
+        f"{len(frame)} runs, {frame['seconds'].sum() / 60:.0f} minutes in all, each on one core of a shared machine."
+    ]
+    return "\n".join(f"- {line}" for line in [*lines, *(f"Versions: {of}." for of in versions.unique())])
+
+
+BLUE, ORANGE, GRAY = "#0072B2", "#E69F00", "#555555"  # of Okabe and Ito: told apart by colour-blind people
+Dots = dict[str, list[Estimate | None]]
+
+
+def draw_dots(panels: dict[str, Dots], names: Sequence[str], zero: str, path: Path) -> None:
+    """A panel per task with a row per name: differences with their intervals, beside a zero line that is labelled."""
     import matplotlib.pyplot as plt
 
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 + 3 * len(panels), 1.5 + 0.32 * len(names)), sharey=True)
+    for axis, (task, dots) in zip(axes, panels.items()):
+        for index, (label, estimates) in enumerate(dots.items()):
+            shown = [(row, of) for row, of in enumerate(estimates) if of is not None]
+            axis.errorbar(
+                [of.mean for _, of in shown],
+                [row + 0.2 * (index - (len(dots) - 1) / 2) for row, _ in shown],
+                xerr=[of.half_width for _, of in shown],
+                fmt="os"[index],
+                color=(BLUE, ORANGE)[index],
+                label=label,
+            )
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.annotate(zero, (0, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
+        axis.set_title(task, pad=18)
+        axis.set_xlabel("difference in test loss (left is better)")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(names)), [name.replace("`", "") for name in names])
+    axes[0].invert_yaxis()
+    if len(dots) > 1:
+        axes[-1].legend(loc="lower right", fontsize=8)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.tight_layout()
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
 
-def draw_final(results: Results, path: Path) -> None:
-    """Each schedule's final loss minus the cosine's with the same warmup, with confidence intervals."""
+def draw_known_end(frame: pd.DataFrame, path: Path) -> None:
+    """Each schedule's final loss minus the cosine's, both with warmup."""
+    names = [f"`{name}`" for name in ("constant", "linear")]
+    names += [f"`decay={decay:g}, T_mult={T_mult}`" for T_mult in (1, 2) for decay in (1, 0.75, 0.5)]
+    panels: dict[str, Dots] = {}
+    for task in FIRST_TASKS:
+        final = by_seed(single_runs(frame, task), "final", SETTING).xs(True, axis=1, level="warmup")
+        panels[task] = {"final": [estimate(final[name] - final["`cosine`"]) for name in names]}
+    draw_dots(panels, names, "cosine", path)
+
+
+def draw_same_data(frame: pd.DataFrame, path: Path) -> None:
+    """Each contender's loss at 2 N and 4 N minus that of the cosine that knew that length."""
+    panels: dict[str, Dots] = {}
+    for task in SECOND_TASKS:
+        losses, knew = same_data_losses(frame, task)
+        names = [name for name in losses[4] if not name.startswith("linear that") and name in losses[2]]
+        names = [name for name in names if name != KNEW.format("4 N")]
+        panels[task] = {
+            f"after {factor} N updates": [estimate(losses[factor][name] - knew[factor]) for name in names]
+            for factor in (2, 4)
+        }
+    draw_dots(panels, names, "the cosine that knew", path)
+
+
+def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
+    """The loss on the new data and on the old; lines join the restarts from the full peak down to a quarter of it."""
     import matplotlib.pyplot as plt
 
-    loss = loss_at(1)
-    figure, panels = plt.subplots(1, len(results.tasks), figsize=(13, 5), sharey=True, layout="constrained")
-    names = list(dict.fromkeys(plain(s.name) for s in results.settings(results.tasks[0]) if s.schedule != "cosine"))
-    for task, axes in zip(results.tasks, panels):
-        settings = [setting for setting in results.settings(task) if setting.schedule != "cosine"]
-        for setting in settings:
-            warm = bool(setting.num_warmup_steps)
-            difference = results.difference(task, setting, loss, results.cosine_like(task, setting), loss)
-            axes.errorbar(
-                difference.mean,
-                names.index(plain(setting.name)) + (0.15 if warm else -0.15),
-                xerr=difference.half_width,
-                fmt="o" if warm else "s",
-                color="tab:red" if warm else "tab:blue",
+    markers = dict(
+        zip(["stay at 0.1 of the peak", "constant", "WSD, cooldowns of 1 - sqrt", KNEW.format("2 N")], "vXDP")
+    )
+    markers |= {"WSD-S: `stable_ratio=0.8`": "p", "infinite cosine": "*", "Schedule-Free AdamW": "^"}
+    figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(12, 5))
+    for axis, task in zip(axes, SECOND_TASKS):
+        losses = other_data_losses(frame, task)
+        for ending, color, style in (("", BLUE, "o-"), (", warmup", ORANGE, "s--")):
+            names = [RESTART, *(f"restart at {decay} of the peak" for decay in (0.7, 0.5, 0.25))]
+            x, y = ([losses[kind][name + ending].mean() for name in names] for kind in ("new", "old"))
+            axis.plot(x, y, style, color=color, label=f"restart at 1, 0.7, 0.5, 0.25 of the peak{ending}")
+            axis.annotate("1", (x[0], y[0]), xytext=(6, 4), textcoords="offset points", color=color)
+            axis.annotate("0.25", (x[-1], y[-1]), xytext=(6, 4), textcoords="offset points", color=color)
+        for name, marker in markers.items():
+            axis.plot(
+                losses["new"][name].mean(), losses["old"][name].mean(), marker, color=GRAY, label=name.replace("`", "")
             )
-        axes.errorbar([], [], fmt="s", color="tab:blue", label="no warmup")
-        axes.errorbar([], [], fmt="o", color="tab:red", label="warmup")
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_title(task)
-        axes.set_xlabel("final loss minus cosine's (left is better)")
-        axes.grid(alpha=0.3)
-    panels[0].invert_yaxis()
-    save_panels(figure, panels, path)
+        axis.set_title(f"{task}, then {SECOND_TASKS[task]}")
+        axis.set_xlabel("test loss on the new data (left: learnt more)")
+        axis.set_ylabel("test loss on the old data (down: forgot less)")
+        axis.grid(alpha=0.3)
+    axes[-1].legend(fontsize=8)
+    save(figure, path)
 
 
-def draw_early(results: Results, path: Path) -> None:
-    """The mean test loss over the budget, of runs with warmup."""
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(results.tasks), figsize=(13, 4.5), layout="constrained")
-    for task, axes in zip(results.tasks, panels):
-        for setting in results.settings(task):
-            if not setting.num_warmup_steps or (setting.is_own and setting.decay == 0.5):
-                continue
-            if setting.schedule == "cosine_with_restarts":  # the same rates as decay=1, T_mult=1
-                continue
-            curves = [record["curve"] for record in results.test[task, setting].values()]
-            steps = sorted(map(int, curves[0]))
-            losses = [np.mean([curve[str(step)]["loss"] for curve in curves]) for step in steps]
-            axes.plot(steps, losses, "-" if setting.is_own else "--", label=plain(setting.name))
-        axes.set_title(task)
-        axes.set_xlabel("updates")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel("test loss")
-    save_panels(figure, panels, path)
-
-
-def draw_snapshots(results: Results, path: Path) -> None:
-    """What the last checkpoint, an ensemble of cycle ends and one of separate short runs come to, with warmup."""
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(results.tasks), figsize=(13, 4), sharey=True, layout="constrained")
-    for task, axes in zip(results.tasks, panels):
-        settings = [s for s in results.settings(task) if s.num_warmup_steps and s.is_own]
-        for index, setting in enumerate(settings):
-            separate = results.cosine_like(task, setting, num_separate_runs=setting.num_cycles)
-            kinds = {
-                "last checkpoint": ("o", results.of(task, setting, ensemble("loss", 1))),
-                "ensemble of the last 2 cycle ends": ("^", results.of(task, setting, ensemble("loss", 2))),
-                "ensemble of all cycle ends": ("D", results.of(task, setting, ensemble("loss"))),
-                "ensemble of separate short runs": ("x", results.of(task, separate, ensemble("loss"))),
-            }
-            for color, (label, (marker, value)) in enumerate(kinds.items()):
-                axes.errorbar(
-                    value.mean,
-                    index + 0.15 * (color - 1.5),
-                    xerr=value.half_width,
-                    fmt=marker,
-                    color=f"C{color}",
-                    label=label if index == 0 else None,
-                )
-        axes.set_yticks(range(len(settings)), [plain(setting.name) for setting in settings])
-        axes.set_title(task)
-        axes.set_xlabel("test loss (left is better)")
-        axes.grid(alpha=0.3)
-    panels[0].invert_yaxis()
-    save_panels(figure, panels, path)
+def figures(raw: Path) -> dict[str, str]:
+    """All that the pages may show, by the name that their comments give it."""
+    known, moving = known_end(raw / "known_end.jsonl"), moving_end(raw / "moving_end.jsonl")
+    shown = {name: measurements(raw / f"{name}.jsonl") for name in ("known_end", "weight_averages", "moving_end")}
+    shown |= {"best": best_table(known), "arguments": argument_table(known)}
+    shown["weights"] = weight_average_table(raw / "weight_averages.jsonl")
+    shown |= {f"known end, {task}": known_end_table(known, task) for task in FIRST_TASKS}
+    shown |= {f"snapshots, {task}": snapshot_table(known, task) for task in FIRST_TASKS}
+    for task in SECOND_TASKS:
+        shown[f"same data, {task}"] = same_data_table(moving, task)
+        shown[f"other data, {task}"] = other_data_table(moving, task)
+        losses, knew = same_data_losses(moving, task)
+        for factor, of in losses.items():
+            shown |= {f"{task} at {factor} N: {name}": estimate(of[name] - knew[factor]).difference() for name in of}
+        for kind, of in other_data_losses(moving, task).items():
+            shown |= {f"{task}, {kind}: {name}": estimate(of[name] - of[RESTART]).difference() for name in of}
+    return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the raw results (default: %(default)s)")
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help="where the tables go (default: %(default)s)")
-    parser.add_argument("--images", type=Path, default=IMAGES, help="where the pictures go (default: %(default)s)")
+    parser.add_argument("--raw", type=Path, default=RAW, help="the folder of the raw results (default: %(default)s)")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages (default: %(default)s)")
     arguments = parser.parse_args()
-    results = Results(arguments.results.read_text().splitlines())
-    document = arguments.document.read_text()
-    arguments.document.write_text(write_sections(document, sections(results)))
-    arguments.images.mkdir(parents=True, exist_ok=True)
-    draw_final(results, arguments.images / "quality-final.png")
-    draw_early(results, arguments.images / "quality-early.png")
-    draw_snapshots(results, arguments.images / "quality-snapshots.png")
-    print(f"Wrote the tables of {arguments.document} and three pictures in {arguments.images}")
+    shown = figures(arguments.raw)
+    for page in (arguments.docs / "when-to-use.md", arguments.docs / "results.md"):
+        page.write_text(write_figures(page.read_text(), shown))
+    images = arguments.docs / "images"
+    draw_known_end(known_end(arguments.raw / "known_end.jsonl"), images / "known-end.png")
+    draw_same_data(moving_end(arguments.raw / "moving_end.jsonl"), images / "same-data.png")
+    draw_other_data(moving_end(arguments.raw / "moving_end.jsonl"), images / "other-data.png")
 
 
 if __name__ == "__main__":

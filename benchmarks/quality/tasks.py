@@ -61,8 +61,8 @@ class Task:
         return logits.flatten(0, -2)
 
 
-def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> dict[str, Split]:
-    """Blocks of bytes, and the byte after each as its label, in splits of whole documents.
+def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> tuple[Split, Split, Split]:
+    """Blocks of bytes, and the byte after each as its label: train, validation and test, of whole documents.
 
     No text of the test split lies beside text that was trained on. Validation and test take `num_evaluation_blocks`
     blocks, spread evenly over theirs.
@@ -78,11 +78,11 @@ def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> dict[st
 
     parts = Dataset.from_dict({"text": list(documents)}).train_test_split(test_size=0.25, seed=0)
     held_out = parts["test"].train_test_split(test_size=0.5, seed=0)
-    return {
-        "train": split(parts["train"]),
-        "validation": split(held_out["train"], num_evaluation_blocks),
-        "test": split(held_out["test"], num_evaluation_blocks),
-    }
+    return (
+        split(parts["train"]),
+        split(held_out["train"], num_evaluation_blocks),
+        split(held_out["test"], num_evaluation_blocks),
+    )
 
 
 def load_text(num_evaluation_blocks: int) -> Task:
@@ -104,9 +104,12 @@ def load_text(num_evaluation_blocks: int) -> Task:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    train, validation, test = byte_splits([topics[name] for name in sorted(topics)], num_evaluation_blocks)
     return Task(
         name="text",
-        **byte_splits([topics[name] for name in sorted(topics)], num_evaluation_blocks),
+        train=train,
+        validation=validation,
+        test=test,
         make_model=lambda: GPT2LMHeadModel(config),
         input_name="input_ids",
         batch_size=8,
@@ -117,8 +120,9 @@ def load_text(num_evaluation_blocks: int) -> Task:
 def load_code(num_evaluation_blocks: int) -> Task:
     """The same with other text: source code, every eighth module at the top of Python's standard library."""
     modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[::8]
-    splits = byte_splits([module.read_text(encoding="utf-8") for module in modules], num_evaluation_blocks)
-    return replace(load_text(1), name="code", **splits)
+    texts = [module.read_text(encoding="utf-8") for module in modules]
+    train, validation, test = byte_splits(texts, num_evaluation_blocks)
+    return replace(load_text(1), name="code", train=train, validation=validation, test=test)
 
 
 def load_images() -> Task:
@@ -159,8 +163,8 @@ def load_images_for_long() -> Task:
 
 def turned(task: Task) -> Task:
     """The same images, turned by a quarter."""
-    splits = {
-        name: Split(split.inputs.rot90(1, (-2, -1)).contiguous(), split.labels)
-        for name, split in (("train", task.train), ("validation", task.validation), ("test", task.test))
-    }
-    return replace(task, name=f"{task.name}, turned", **splits)
+    train, validation, test = (
+        Split(split.inputs.rot90(1, (-2, -1)).contiguous(), split.labels)
+        for split in (task.train, task.validation, task.test)
+    )
+    return replace(task, name=f"{task.name}, turned", train=train, validation=validation, test=test)

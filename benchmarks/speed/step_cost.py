@@ -29,7 +29,17 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR, SequentialLR
 
 from benchmarks.documents import markdown_table
-from benchmarks.speed.timing import Bar, Timing, argument_parser, describe, finish, interleave, repeated, surroundings
+from benchmarks.speed.timing import (
+    Bar,
+    Timing,
+    argument_parser,
+    describe,
+    finish,
+    interleave,
+    repeated,
+    rounded,
+    surroundings,
+)
 from hf_warmcos import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
 
 NUM_GROUPS = (1, 2, 50, 1000)
@@ -73,7 +83,8 @@ def make_optimizer(num_groups: int, rates: str) -> Optimizer:
     groups: list[dict[str, Any]] = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(num_groups)]
     for index, group in enumerate(groups):
         lr = 0.1 + 1e-5 * index
-        group |= {"float": {"lr": lr}, "tensor": {"lr": torch.tensor(lr)}, "shared": {}}[rates]
+        if rates != "shared":
+            group["lr"] = torch.tensor(lr) if rates == "tensor" else lr
     optimizer = SGD(groups, lr=torch.tensor(0.1) if rates == "shared" else 0.1)
     optimizer.step()
     return optimizer
@@ -246,10 +257,10 @@ def draw(rows: Mapping[str, Mapping[str, Timings]], path: Path) -> None:
             colors = ["tab:blue" if name.startswith(OURS) else "tab:gray" for name in names]
             labels = [name.replace(" get_", "\nget_").replace("SequentialLR(", "SequentialLR(\n") for name in names]
             bars = axis.barh(labels, medians, xerr=spread, color=colors)
-            axis.bar_label(bars, [f"{median:.3g}" for median in medians], padding=4, fontsize=8)
+            axis.bar_label(bars, [rounded(median) for median in medians], padding=4, fontsize=8)
             axis.set_title(f"{title}, {kind}", fontsize=9)
             axis.set_xlabel("µs per step(), median and quartiles")
-            axis.set_xlim(0, 1.3 * max(medians))
+            axis.set_xlim(0, 1.3 * max(of[name].upper_quartile for name in names))
             axis.tick_params(axis="y", labelsize=7, labelleft=axis is panels_of_kind[0])
     figure.savefig(path, dpi=110)
 

@@ -1,29 +1,24 @@
-"""The comparison of schedules: that it is fair, that it can be repeated, and that the document says what it found."""
+"""The first study: that the comparison is fair, and that it can be repeated."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import quality
-import quality_report
-from quality import Budget, Run, Setting
-from quality_report import Estimate, estimate, sections, write_sections
-from quality_tasks import load_images
+from benchmarks.quality import known_end
+from benchmarks.quality.known_end import Budget, Run, Setting, ensembles
+from benchmarks.quality.tasks import load_images
+from benchmarks.quality.training import batches, loss_and_accuracy
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = Budget()
@@ -32,12 +27,6 @@ BUDGET = Budget()
 @pytest.fixture(scope="module")
 def digits():
     return load_images()
-
-
-@pytest.fixture(scope="module")
-def published():
-    """The committed raw results."""
-    return quality_report.Results(quality_report.RESULTS.read_text().splitlines())
 
 
 @pytest.fixture
@@ -60,7 +49,7 @@ def rates(setting: Setting) -> list[float]:
 
 
 class TestSettings:
-    SETTINGS = quality.settings(BUDGET.num_training_steps)
+    SETTINGS = known_end.settings(BUDGET.num_training_steps)
 
     def test_all_schedules_are_there_and_none_twice(self):
         assert len(set(self.SETTINGS)) == len(self.SETTINGS)
@@ -71,7 +60,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("budget_factor", [1, 3])
     def test_every_setting_has_the_same_budget(self, budget_factor):
-        settings = quality.settings(BUDGET.num_training_steps, budget_factor)
+        settings = known_end.settings(BUDGET.num_training_steps, budget_factor)
         budgets = {setting.num_training_steps * setting.num_separate_runs for setting in settings}
         assert budgets == {BUDGET.num_training_steps * budget_factor}
 
@@ -93,7 +82,7 @@ class TestTraining:
     SETTING = Setting("hf_warmcos", 40, num_cycles=2)
 
     def measure(self, task, setting=SETTING, seed=0):
-        return quality.measure(task, Run(task.name, setting, 2e-3, seed, "test"), num_evaluations=4)
+        return known_end.measure(task, Run(task.name, setting, 2e-3, seed, "test"), num_evaluations=4)
 
     def test_a_seed_gives_the_same_numbers_again_and_another_seed_others(self, digits, one_thread):
         assert self.measure(digits) == self.measure(digits)
@@ -117,13 +106,13 @@ class TestTraining:
 
     def test_batches_go_through_all_rows_in_an_order_that_the_seed_decides(self):
         def first_batches(seed: int) -> list[list[int]]:
-            batches = quality.batches(10, 3, seed)
-            return [next(batches).tolist() for _ in range(6)]
+            drawn = batches(10, 3, seed)
+            return [next(drawn).tolist() for _ in range(6)]
 
-        batches = first_batches(0)
-        assert batches == first_batches(0)
-        assert batches != first_batches(1)
-        for epoch in (batches[:3], batches[3:]):
+        first = first_batches(0)
+        assert first == first_batches(0)
+        assert first != first_batches(1)
+        for epoch in (first[:3], first[3:]):
             rows = [row for batch in epoch for row in batch]
             assert len(set(rows)) == len(rows) == 9
             assert set(rows) <= set(range(10))
@@ -132,29 +121,29 @@ class TestTraining:
         torch.manual_seed(0)
         members = [torch.randn(50, 7).log_softmax(-1) for _ in range(3)]
         labels = torch.randint(7, (50,))
-        found = quality.ensembles(members, labels)
+        found = ensembles(members, labels)
         for size in (1, 2, 3):
             mean = torch.stack(members[-size:]).exp().mean(0)
             assert found[size]["loss"] == pytest.approx(-mean[range(50), labels].log().mean().item(), rel=1e-5)
             assert found[size]["accuracy"] == (mean.argmax(-1) == labels).double().mean().item()
 
     def test_a_diverged_loss_is_written_as_null(self):
-        measured = quality.loss_and_accuracy(torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.long))
+        measured = loss_and_accuracy(torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.long))
         assert measured["loss"] is None
 
 
 class TestResuming:
     def test_only_a_run_whose_line_was_cut_off_is_made_again(self, digits, tmp_path, one_thread):
-        path = tmp_path / "quality.jsonl"
+        path = tmp_path / "known_end.jsonl"
         runs = [Run("digits", Setting("cosine", 4), 1e-3, seed, "test") for seed in (0, 1)]
-        results = quality.Results(path, [digits], num_evaluations=2)
+        results = known_end.Results(path, [digits], num_evaluations=2)
         made = [results.of(run) for run in runs]
         whole = path.read_text()
         assert len(whole.splitlines()) == 2
         path.write_text(whole[:-30])
 
-        resumed = quality.Results(path, [digits], num_evaluations=2)
-        assert len(resumed.known) == 1
+        resumed = known_end.Results(path, [digits], num_evaluations=2)
+        assert len(resumed.records.known) == 1
         assert resumed.of(runs[0]) == made[0]
         assert path.read_text() == whole.splitlines()[0] + "\n"
         again = resumed.of(runs[1])
@@ -162,14 +151,15 @@ class TestResuming:
         assert len(path.read_text().splitlines()) == 2
 
     @pytest.mark.slow
-    def test_the_command_goes_on_where_it_was_killed(self, tmp_path):
-        path = tmp_path / "quality.jsonl"
-        command = [sys.executable, str(ROOT / "benchmarks" / "quality.py"), "--quick", "--output", str(path)]
+    @pytest.mark.parametrize("study", ["known_end", "moving_end"])
+    def test_the_command_goes_on_where_it_was_killed(self, tmp_path, study):
+        path = tmp_path / "runs.jsonl"
+        command = [sys.executable, "-m", f"benchmarks.quality.{study}", "--quick", "--output", str(path)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
         def lines_after_kill(num_lines: int) -> list[str]:
             """Run the command until it has written so many lines, and kill it."""
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
             deadline = time.monotonic() + 120
             while not path.exists() or path.read_text().count("\n") < num_lines:
                 assert process.poll() is None
@@ -185,69 +175,3 @@ class TestResuming:
         assert after[: len(before)] == before
         keys = [json.dumps(json.loads(line)["run"]) for line in after]
         assert len(set(keys)) == len(keys)
-
-
-class TestStatistics:
-    def test_the_interval_is_that_of_a_t_test(self):
-        values = [1.0, 2.5, 3.0, 4.5, 4.0]
-        interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        found = estimate(values)
-        assert found.mean - found.half_width == pytest.approx(interval.low)
-        assert found.mean + found.half_width == pytest.approx(interval.high)
-
-    @pytest.mark.parametrize(
-        ("difference", "verdict"),
-        [((-0.2, 0.1), "better"), ((0.2, 0.1), "worse"), ((-0.1, 0.2), "draw"), ((0.0, 0.0), "equal")],
-    )
-    def test_a_verdict_needs_an_interval_without_zero(self, difference, verdict):
-        assert Estimate(*difference).verdict() == verdict
-
-    def test_a_document_that_lacks_a_place_is_refused(self):
-        with pytest.raises(ValueError, match="Expected one <!-- figures: best -->"):
-            write_sections("no place here", {"best": "text"})
-
-
-class TestPublishedResults:
-    def test_the_document_holds_the_tables_that_the_raw_results_give(self, published):
-        document = quality_report.DOCUMENT.read_text()
-        assert write_sections(document, sections(published)) == document
-
-    def test_the_document_shows_only_pictures_that_are_there(self):
-        pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", quality_report.DOCUMENT.read_text())
-        assert pictures
-        for picture in pictures:
-            assert (quality_report.DOCUMENT.parent / picture).is_file()
-
-    def test_the_pictures_are_drawn_from_the_raw_results(self, published, tmp_path):
-        for draw in (quality_report.draw_final, quality_report.draw_early, quality_report.draw_snapshots):
-            draw(published, tmp_path / "picture.png")
-            assert (tmp_path / "picture.png").stat().st_size > 10_000
-
-    def test_every_setting_was_measured_with_the_same_seeds_that_no_tuning_used(self, published):
-        assert set(published.test) == {
-            (task, quality_report.Setting(**asdict(setting)))
-            for task, budget_factor in (("text", 1), ("digits", 1), ("digits-long", 3))
-            for setting in quality.settings(BUDGET.num_training_steps, budget_factor)
-        }
-        assert {tuple(sorted(by_seed)) for by_seed in published.test.values()} == {BUDGET.seeds}
-        assert len(BUDGET.seeds) >= 5
-        assert not set(BUDGET.seeds) & set(BUDGET.tuning_seeds)
-
-    def test_every_rate_was_tuned_by_the_same_rule_on_the_same_grid(self, published, digits):
-        for (task, setting), by_seed in published.test.items():
-            tried = published.tuning[task, setting._replace(num_separate_runs=1)]
-            assert {len(losses) for losses in tried.values()} == {len(BUDGET.tuning_seeds)}
-            best = min(tried, key=lambda peak_lr: np.mean(tried[peak_lr]))
-            assert {record["run"]["peak_lr"] for record in by_seed.values()} == {best}
-            assert set(digits.peak_lrs) <= set(tried)
-            extensions = len(tried) - len(digits.peak_lrs)
-            assert min(tried) < best < max(tried) or extensions == BUDGET.max_grid_extensions
-
-    @pytest.mark.parametrize("task", ["text", "digits"])
-    def test_equal_schedules_gave_equal_results(self, published, task):
-        loss = quality_report.loss_at(1)
-        own, torchs = (
-            next(s for s in published.settings(task) if s.schedule == schedule) for schedule in ("hf_warmcos", "torch")
-        )
-        assert (own.decay, own.T_mult, own.num_warmup_steps) == (1, 1, 0)
-        assert published.difference(task, own, loss, torchs, loss) == Estimate(0, 0)
