@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +15,6 @@ from benchmarks.quality.known_end import Budget, Run, Setting, ensembles
 from benchmarks.quality.tasks import load_images
 from benchmarks.quality.training import batches, loss_and_accuracy
 
-ROOT = Path(__file__).resolve().parent.parent
 BUDGET = Budget()
 
 
@@ -149,29 +143,3 @@ class TestResuming:
         again = resumed.of(runs[1])
         assert {**again, "seconds": 0} == {**made[1], "seconds": 0}
         assert len(path.read_text().splitlines()) == 2
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("study", ["known_end", "moving_end"])
-    def test_the_command_goes_on_where_it_was_killed(self, tmp_path, study):
-        path = tmp_path / "runs.jsonl"
-        command = [sys.executable, "-m", f"benchmarks.quality.{study}", "--quick", "--output", str(path)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-        def lines_after_kill(num_lines: int) -> list[str]:
-            """Run the command until it has written so many lines, and kill it."""
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-            deadline = time.monotonic() + 120
-            while not path.exists() or path.read_text().count("\n") < num_lines:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            text = path.read_text()
-            return text[: text.rfind("\n") + 1].splitlines()
-
-        before = lines_after_kill(2)
-        after = lines_after_kill(len(before) + 2)
-        assert after[: len(before)] == before
-        keys = [json.dumps(json.loads(line)["run"]) for line in after]
-        assert len(set(keys)) == len(keys)

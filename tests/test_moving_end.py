@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +30,7 @@ from benchmarks.quality.moving_end import (
 from benchmarks.quality.tasks import load_images, turned
 from benchmarks.quality.training import Records
 
+ROOT = Path(__file__).resolve().parent.parent
 N, WARMUP = 240, 16
 TINY = Budget(8, tuning_seeds=(100,), seeds=(0,), num_peak_lrs=1, max_grid_extensions=0)
 
@@ -160,3 +165,30 @@ def test_every_rate_is_tuned_on_seeds_that_the_results_do_not_use():
     budget = Budget()
     assert len(budget.seeds) >= 8
     assert not set(budget.seeds) & set(budget.tuning_seeds)
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_it_was_killed(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    command = [sys.executable, "-m", "benchmarks.quality.moving_end", "--quick", "--task", "digits", "--output", path]
+
+    def lines_after_kill(num_lines: int) -> list[str]:
+        """Run the command until it has written so many lines, and kill it."""
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not path.exists() or path.read_text().count("\n") < num_lines:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        text = path.read_text()
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    before = lines_after_kill(2)
+    after = lines_after_kill(len(before) + 2)
+    assert after[: len(before)] == before
+    keys = [json.dumps(json.loads(line)["run"]) for line in after]
+    assert len(set(keys)) == len(keys)

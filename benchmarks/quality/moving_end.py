@@ -183,10 +183,10 @@ class Stage(NamedTuple):
     fresh_optimizer: bool = False
 
 
-Path_ = tuple[Stage, ...]
+Stages = tuple[Stage, ...]
 
 
-def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, other_data: bool) -> list[Path_]:
+def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, other_data: bool) -> list[Stages]:
     """What is trained, in the order of time: each path goes on from one before it, or from the start.
 
     A schedule without cooldowns is a single path. One with cooldowns leaves its trunk for each, and then goes on from
@@ -195,8 +195,8 @@ def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, othe
     shares = rates(contender, ends, num_warmup_steps)
     ends = [end for end in ends if end <= len(shares)]
     interval = ends[0] // 4
-    result: list[Path_] = []
-    trunk: Path_ = ()
+    result: list[Stages] = []
+    trunk: Stages = ()
     trunk_length = wasted = 0
     for index, (start, end) in enumerate(pairwise([0, *ends])):
         data = int(other_data and index > 0)
@@ -269,7 +269,7 @@ class Runs:
         state.model.train()
         return losses
 
-    def train(self, path: Path_, schedule_free: bool, peak_lr: float, splits: Sequence[str]) -> dict[int, Losses]:
+    def train(self, path: Stages, schedule_free: bool, peak_lr: float, splits: Sequence[str]) -> dict[int, Losses]:
         """Train the last stage of a path, and what leads to it where that is not known.
 
         Returns:
@@ -307,7 +307,7 @@ class Runs:
         self.known[key] = (state, losses)
         return losses
 
-    def measure(self, contender: Contender, all_paths: list[Path_], peak_lr: float, splits: Sequence[str]) -> Any:
+    def measure(self, contender: Contender, all_paths: list[Stages], peak_lr: float, splits: Sequence[str]) -> Any:
         """The losses of a contender, by the number of all the updates that it has made."""
         curve: dict[int, Losses] = {}
         time, done = 0, set()
@@ -376,6 +376,15 @@ class Study:
                 self.tick()
 
 
+def load_texts(budget: Budget) -> list[Task]:
+    return [load_text(budget.num_evaluation_blocks), load_code(budget.num_evaluation_blocks)]
+
+
+def load_both_images(budget: Budget) -> list[Task]:
+    images = load_images()
+    return [images, turned(images)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"a few updates each, into {QUICK_RESULTS}")
@@ -385,15 +394,12 @@ def main() -> None:
     budget = QUICK if arguments.quick else Budget()
     # One thread: sums are then always taken in the same order, and a seed gives the same numbers again.
     torch.set_num_threads(1)
-    images = load_images()
-    blocks = budget.num_evaluation_blocks
-    tasks = {"text": [load_text(blocks), load_code(blocks)], "digits": [images, turned(images)]}
-    if arguments.task:
-        tasks = {arguments.task: tasks[arguments.task]}
     records = Records(arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS))
+    loaders = {"text": load_texts, "digits": load_both_images}
+    tasks = [arguments.task] if arguments.task else list(loaders)
     total = len(tasks) * len(budget.seeds) * (len(SAME_DATA) + len(OTHER_DATA))
     with tqdm(total=total, unit="run") as bar:
-        studies = [Study(records, kinds, budget, bar.update) for kinds in tasks.values()]
+        studies = [Study(records, loaders[task](budget), budget, bar.update) for task in tasks]
         for seed in budget.seeds:
             for study in studies:
                 study.measure(seed)
