@@ -369,14 +369,19 @@ def save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_known_end(frame: pd.DataFrame, path: Path) -> None:
+def minus_cosine(frame: pd.DataFrame, task: str) -> dict[str, Estimate]:
     """Each schedule's final loss minus the cosine's, both with warmup."""
+    final = by_seed(single_runs(frame, task), "final", SETTING).xs(True, axis=1, level="warmup")
+    return {name: estimate(final[name] - final["`cosine`"]) for name in final}
+
+
+def draw_known_end(frame: pd.DataFrame, path: Path) -> None:
     names = [f"`{name}`" for name in ("constant", "linear")]
     names += [f"`decay={decay:g}, T_mult={T_mult}`" for T_mult in (1, 2) for decay in (1, 0.75, 0.5)]
     panels: dict[str, Dots] = {}
     for task in FIRST_TASKS:
-        final = by_seed(single_runs(frame, task), "final", SETTING).xs(True, axis=1, level="warmup")
-        panels[task] = {"final": [estimate(final[name] - final["`cosine`"]) for name in names]}
+        differences = minus_cosine(frame, task)
+        panels[task] = {"final": [differences[name] for name in names]}
     draw_dots(panels, names, "cosine", path)
 
 
@@ -398,11 +403,10 @@ def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
     """The loss on the new data and on the old; lines join the restarts from the full peak down to a quarter of it."""
     import matplotlib.pyplot as plt
 
-    markers = dict(
-        zip(["stay at 0.1 of the peak", "constant", "WSD, cooldowns of 1 - sqrt", KNEW.format("2 N")], "vXDP")
-    )
+    markers = {"stay at 0.1 of the peak": "v", "constant": "X", "WSD, cooldowns of 1 - sqrt": "D"}
     markers |= {"WSD-S: `stable_ratio=0.8`": "p", "infinite cosine": "*", "Schedule-Free AdamW": "^"}
-    figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(12, 5))
+    markers[KNEW.format("2 N")] = "P"
+    figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(13, 4.5))
     for axis, task in zip(axes, SECOND_TASKS):
         losses = other_data_losses(frame, task)
         for ending, color, style in (("", BLUE, "o-"), (", warmup", ORANGE, "s--")):
@@ -412,14 +416,13 @@ def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
             axis.annotate("1", (x[0], y[0]), xytext=(6, 4), textcoords="offset points", color=color)
             axis.annotate("0.25", (x[-1], y[-1]), xytext=(6, 4), textcoords="offset points", color=color)
         for name, marker in markers.items():
-            axis.plot(
-                losses["new"][name].mean(), losses["old"][name].mean(), marker, color=GRAY, label=name.replace("`", "")
-            )
+            x, y = losses["new"][name].mean(), losses["old"][name].mean()
+            axis.plot(x, y, marker, color=GRAY, label=name.replace("`", ""))
         axis.set_title(f"{task}, then {SECOND_TASKS[task]}")
         axis.set_xlabel("test loss on the new data (left: learnt more)")
         axis.set_ylabel("test loss on the old data (down: forgot less)")
         axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize=8)
+    axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     save(figure, path)
 
 
@@ -429,8 +432,10 @@ def figures(raw: Path) -> dict[str, str]:
     shown = {name: measurements(raw / f"{name}.jsonl") for name in ("known_end", "weight_averages", "moving_end")}
     shown |= {"best": best_table(known), "arguments": argument_table(known)}
     shown["weights"] = weight_average_table(raw / "weight_averages.jsonl")
-    shown |= {f"known end, {task}": known_end_table(known, task) for task in FIRST_TASKS}
-    shown |= {f"snapshots, {task}": snapshot_table(known, task) for task in FIRST_TASKS}
+    for task in FIRST_TASKS:
+        shown[f"known end, {task}"] = known_end_table(known, task)
+        shown[f"snapshots, {task}"] = snapshot_table(known, task)
+        shown |= {f"{task}, known end: {name}": of.difference() for name, of in minus_cosine(known, task).items()}
     for task in SECOND_TASKS:
         shown[f"same data, {task}"] = same_data_table(moving, task)
         shown[f"other data, {task}"] = other_data_table(moving, task)
