@@ -47,16 +47,16 @@ INFINITE_COSINE_SHARE, INFINITE_RATE, INFINITE_LAST_RATE = 0.6, 0.55, 0.01
 class Budget:
     """How much is measured."""
 
-    num_updates: int = 240  # N, the plan
+    num_updates: int = 160  # N, the plan
     tuning_seeds: tuple[int, ...] = (100, 101)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     num_peak_lrs: int = 3
     max_grid_extensions: int = 2
-    num_evaluation_blocks: int = 100
+    num_evaluation_blocks: int = 80
 
     @property
     def num_warmup_steps(self) -> int:
-        return max(1, self.num_updates // 15)
+        return max(1, self.num_updates // 16)
 
 
 QUICK = Budget(20, tuning_seeds=(100,), seeds=(0, 1), num_peak_lrs=1, max_grid_extensions=0, num_evaluation_blocks=8)
@@ -90,14 +90,13 @@ RESTARTS_WITH_WARMUP = [replace(contender, restart_warmup=True) for contender in
 RESTARTS_AFRESH = [replace(contender, fresh_optimizer=True) for contender in (RESTARTS[0], RESTARTS_WITH_WARMUP[0])]
 OTHERS = [Contender(name) for name in ("low", "constant", "wsd", "wsd_s", "infinite_cosine", "schedule_free")]
 SAME_DATA = [
-    *(Contender(name, plan) for name in ("cosine", "linear") for plan in (1, 2, 4)),
-    *RESTARTS,
-    RESTARTS_WITH_WARMUP[0],
-    Contender("short_cycles"),
+    *(Contender("cosine", plan) for plan in (1, 2, 4)),
+    Contender("linear", 4),
+    *(contender for contender in RESTARTS if contender.decay != 0.7),
     *OTHERS,
 ]
 OTHER_DATA = [
-    *(Contender(name, 2) for name in ("cosine", "linear")),
+    Contender("cosine", 2),
     *RESTARTS,
     *RESTARTS_WITH_WARMUP,
     *RESTARTS_AFRESH,
@@ -151,12 +150,9 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
         length = round(INFINITE_COSINE_SHARE * planned) - num_warmup_steps
         falling = CosineRestartSchedule(length, num_cycles=1).curve(length, 1.0, INFINITE_RATE)
         return [*warm, *falling, *[INFINITE_RATE] * (total - num_warmup_steps - length)]
-    # Restarts: a cycle to each end; the short ones are half as long as the plan.
-    lengths = [end - start for start, end in pairwise([0, *ends])]
-    if contender.name == "short_cycles":
-        lengths = [planned // 2] * (2 * total // planned)
+    # Restarts: a cycle to each end.
     shares: list[float] = []
-    for index, length in enumerate(lengths):
+    for index, length in enumerate(end - start for start, end in pairwise([0, *ends])):
         num_steps = num_warmup_steps if index == 0 or contender.restart_warmup else 0
         stable_steps = round(0.8 * (length - num_steps)) if contender.name == "wsd_s" else 0
         cycle = CosineRestartSchedule(length - num_steps - stable_steps, num_cycles=1)
@@ -194,7 +190,7 @@ def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, othe
     """
     shares = rates(contender, ends, num_warmup_steps)
     ends = [end for end in ends if end <= len(shares)]
-    interval = ends[0] // 4
+    interval = ends[0] // 2
     result: list[Stages] = []
     trunk: Stages = ()
     trunk_length = wasted = 0

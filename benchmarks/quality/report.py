@@ -230,7 +230,6 @@ def contender_name(run: Any) -> str:
         "cosine": KNEW.format(f"{run.plan} N"),
         "linear": KNEW_LINEAR.format(f"{run.plan} N"),
         "restarts": RESTART if run.decay == 1 else f"restart at {run.decay:g} of the peak",
-        "short_cycles": "restarts every N/2",
         "low": "stay at 0.1 of the peak",
         "constant": "constant",
         "wsd": "WSD, cooldowns of 1 - sqrt",
