@@ -151,14 +151,16 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
         falling = CosineRestartSchedule(length, num_cycles=1).curve(length, 1.0, INFINITE_RATE)
         return [*warm, *falling, *[INFINITE_RATE] * (total - num_warmup_steps - length)]
     # Restarts: a cycle to each end.
-    shares: list[float] = []
-    for index, length in enumerate(end - start for start, end in pairwise([0, *ends])):
-        num_steps = num_warmup_steps if index == 0 or contender.restart_warmup else 0
-        stable_steps = round(0.8 * (length - num_steps)) if contender.name == "wsd_s" else 0
-        cycle = CosineRestartSchedule(length - num_steps - stable_steps, num_cycles=1)
-        ascent = [*warmup(num_steps), *[1.0] * stable_steps, *cycle.curve(length - num_steps - stable_steps)]
-        shares += [share * contender.decay**index for share in ascent]
-    return shares
+    lengths = [end - start for start, end in pairwise([0, *ends])]
+    if not contender.restart_warmup:
+        lengths[0] -= num_warmup_steps  # the warmup lies before the first cycle
+    schedule = CosineRestartSchedule(
+        cycles=[(length, contender.decay**index) for index, length in enumerate(lengths)],
+        warmup_steps=num_warmup_steps,
+        warmup_mode="every_cycle" if contender.restart_warmup else "prefix",
+        stable_ratio=0.8 if contender.name == "wsd_s" else 0.0,
+    )
+    return list(schedule.curve(total))
 
 
 def cooldown(contender: Contender, num_steps: int) -> list[float] | None:
