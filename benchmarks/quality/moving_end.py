@@ -52,7 +52,7 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     num_peak_lrs: int = 3
     max_grid_extensions: int = 2
-    num_evaluation_blocks: int = 80
+    num_evaluation_blocks: int = 64
 
     @property
     def num_warmup_steps(self) -> int:
@@ -375,7 +375,9 @@ class Study:
 
 
 def load_texts(budget: Budget) -> list[Task]:
-    return [load_text(budget.num_evaluation_blocks), load_code(budget.num_evaluation_blocks)]
+    """With half the first study's batch: 4 N updates are still less than an epoch."""
+    texts = (load_text(budget.num_evaluation_blocks), load_code(budget.num_evaluation_blocks))
+    return [replace(text, batch_size=4) for text in texts]
 
 
 def load_both_images(budget: Budget) -> list[Task]:
