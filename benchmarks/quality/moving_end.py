@@ -368,10 +368,12 @@ class Study:
         return self.peak_lrs[contender]
 
     def measure(self, seed: int) -> None:
-        for scenario, contenders in (("same data", SAME_DATA), ("other data", OTHER_DATA)):
-            for contender in contenders:
-                self.of(scenario, contender, self.peak_lr(contender), seed)
-                self.tick()
+        scenarios = [("same data", contender) for contender in SAME_DATA]
+        scenarios += [("other data", contender) for contender in OTHER_DATA]
+        runs = [(scenario, contender, self.peak_lr(contender)) for scenario, contender in scenarios]
+        for scenario, contender, peak_lr in runs:
+            self.of(scenario, contender, peak_lr, seed)
+            self.tick()
 
 
 def load_texts(budget: Budget) -> list[Task]:
