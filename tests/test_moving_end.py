@@ -17,8 +17,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.quality.moving_end import (
+    FIRST,
     OTHER_DATA,
     SAME_DATA,
+    THEN,
     Budget,
     Contender,
     Runs,
@@ -53,7 +55,7 @@ def kinds():
 def slice_of_the_study(kinds, tmp_path_factory):
     """All contenders on a plan of a few updates: the curves by scenario and contender."""
     path = tmp_path_factory.mktemp("study") / "moving_end.jsonl"
-    Study(Records(path), kinds, TINY, lambda: None).measure(0)
+    Study(Records(path), kinds, TINY, lambda: None).measure(0, FIRST + THEN)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return {(record["run"]["scenario"], Contender(**record["run"]["contender"])): record["curve"] for record in records}
 

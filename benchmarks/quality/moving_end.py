@@ -85,23 +85,31 @@ class Contender:
         return Contender("cosine") if self.name in ("restarts", "low") else self
 
 
-RESTARTS = [Contender("restarts", decay=decay) for decay in (1.0, 0.7, 0.5, 0.25)]
+RESTARTS = [Contender("restarts", decay=decay) for decay in (1.0, 0.5, 0.25, 0.7)]
 RESTARTS_WITH_WARMUP = [replace(contender, restart_warmup=True) for contender in RESTARTS]
-RESTARTS_AFRESH = [replace(contender, fresh_optimizer=True) for contender in (RESTARTS[0], RESTARTS_WITH_WARMUP[0])]
-OTHERS = [Contender(name) for name in ("low", "constant", "wsd", "wsd_s", "infinite_cosine", "schedule_free")]
-SAME_DATA = [
-    *(Contender("cosine", plan) for plan in (1, 2, 4)),
-    Contender("linear", 4),
-    *(contender for contender in RESTARTS if contender.decay != 0.7),
-    *OTHERS,
+# What matters most comes first, for all seeds, so that a study that is cut off is one of fewer contenders.
+FIRST = [
+    *(("same data", Contender("cosine", plan)) for plan in (1, 2, 4)),
+    *(("same data", contender) for contender in RESTARTS[:2]),
+    *(("same data", Contender(name)) for name in ("low", "wsd", "wsd_s", "schedule_free")),
+    ("other data", Contender("cosine", 2)),
+    *(("other data", contender) for contender in (*RESTARTS[:3], RESTARTS_WITH_WARMUP[0])),
+    *(("other data", Contender(name)) for name in ("low", "wsd", "wsd_s", "schedule_free")),
 ]
-OTHER_DATA = [
-    Contender("cosine", 2),
-    *RESTARTS,
-    *RESTARTS_WITH_WARMUP,
-    *RESTARTS_AFRESH,
-    *OTHERS,
+THEN = [
+    *(
+        (scenario, Contender(name))
+        for name in ("constant", "infinite_cosine")
+        for scenario in ("same data", "other data")
+    ),
+    ("same data", Contender("linear", 4)),
+    ("same data", RESTARTS[2]),
+    *(("other data", contender) for contender in (RESTARTS[3], *RESTARTS_WITH_WARMUP[1:])),
+    *(("other data", replace(c, fresh_optimizer=True)) for c in (RESTARTS[0], RESTARTS_WITH_WARMUP[0])),
 ]
+SAME_DATA, OTHER_DATA = (
+    [contender for of, contender in (*FIRST, *THEN) if of == scenario] for scenario in ("same data", "other data")
+)
 
 
 def warmup(num_steps: int) -> list[float]:
@@ -367,11 +375,10 @@ class Study:
             self.peak_lrs[contender] = best_peak_lr(grid, self.budget.max_grid_extensions, validation_loss)
         return self.peak_lrs[contender]
 
-    def measure(self, seed: int) -> None:
-        scenarios = [("same data", contender) for contender in SAME_DATA]
-        scenarios += [("other data", contender) for contender in OTHER_DATA]
-        runs = [(scenario, contender, self.peak_lr(contender)) for scenario, contender in scenarios]
-        for scenario, contender, peak_lr in runs:
+    def measure(self, seed: int, runs: Sequence[tuple[str, Contender]]) -> None:
+        """Make these runs, by scenario and contender."""
+        tuned = [(scenario, contender, self.peak_lr(contender)) for scenario, contender in runs]
+        for scenario, contender, peak_lr in tuned:
             self.of(scenario, contender, peak_lr, seed)
             self.tick()
 
@@ -399,12 +406,12 @@ def main() -> None:
     records = Records(arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS))
     loaders = {"text": load_texts, "digits": load_both_images}
     tasks = [arguments.task] if arguments.task else list(loaders)
-    total = len(tasks) * len(budget.seeds) * (len(SAME_DATA) + len(OTHER_DATA))
-    with tqdm(total=total, unit="run") as bar:
+    with tqdm(total=len(tasks) * len(budget.seeds) * len(FIRST + THEN), unit="run") as bar:
         studies = [Study(records, loaders[task](budget), budget, bar.update) for task in tasks]
-        for seed in budget.seeds:
-            for study in studies:
-                study.measure(seed)
+        for runs in (FIRST, THEN):
+            for seed in budget.seeds:
+                for study in studies:
+                    study.measure(seed, runs)
 
 
 if __name__ == "__main__":

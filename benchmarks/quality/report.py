@@ -244,6 +244,8 @@ def contender_name(run: Any) -> str:
 def moving_end(path: Path) -> pd.DataFrame:
     """The second study: a row per run, point in time, and kind of data."""
     frame = records(path).rename(columns={"contender.name": "contender"})
+    order = ["contender", "plan", "restart_warmup", "fresh_optimizer", "decay"]
+    frame = frame.sort_values(order, ascending=[True, True, True, True, False], kind="stable")
     frame["name"] = [contender_name(run) for run in runs_of(frame)]
     rows = [
         {"updates": int(updates), "data": kind.rsplit(", ", 1)[0], "on": kind.rsplit(", ", 1)[1], "loss": loss_of(of)}
