@@ -30,7 +30,7 @@ ARROWS = {"better": " ↓", "worse": " ↑", "draw": "", "equal": ""}
 SHARES = {"25%": 0.25, "50%": 0.5, "75%": 0.75, "100%": 1.0}
 FIRST_TASKS, SECOND_TASKS = ("text", "digits", "digits-long"), {"text": "code", "digits": "digits, turned"}
 SETTING = ["name", "warmup"]  # what tells the first study's settings of one task apart
-KNEW, KNEW_LINEAR = "cosine that knew {}", "linear that knew {}"
+KNEW = "cosine that knew {}"
 RESTART = "restart at the full peak"
 
 
@@ -72,8 +72,8 @@ def against(values: pd.Series, reference: pd.Series) -> str:
 def records(path: Path) -> pd.DataFrame:
     """A row per run: what determines it, and what was measured."""
     frame = pd.DataFrame(map(json.loads, path.read_text().splitlines()))
-    runs = pd.json_normalize(list(frame.pop("run")))
-    return runs.rename(columns=lambda name: name.split(".")[-1] if name != "contender.name" else name).join(frame)
+    runs = pd.json_normalize(list(frame.pop("run"))).rename(columns={"contender.name": "contender"})
+    return runs.rename(columns=lambda name: name.split(".")[-1]).join(frame)
 
 
 def runs_of(frame: pd.DataFrame) -> Iterable[Any]:
@@ -126,25 +126,23 @@ def single_runs(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     return frame[(frame["task"] == task) & (frame["split"] == "test") & (frame["num_separate_runs"] == 1)]
 
 
-def peak_lr(tuning: pd.DataFrame, rate: float) -> str:
-    """The tuned rate; starred where it is still at an edge of the grid."""
-    return f"{rate:g}" + (" *" if rate in (tuning["peak_lr"].min(), tuning["peak_lr"].max()) else "")
-
-
 def known_end_table(frame: pd.DataFrame, task: str) -> str:
-    """Every schedule on the way and at the end; arrows against the cosine with the same warmup."""
+    """Every schedule on the way and at the end; arrows against the cosine with the same warmup.
+
+    A tuned rate that is still at an edge of the grid is starred.
+    """
     runs = single_runs(frame, task)
     tuning = frame[(frame["task"] == task) & (frame["split"] == "validation")]
     losses = {column: by_seed(runs, column, SETTING) for column in SHARES}
     rows = []
     for (name, warmup), of in groups(runs, SETTING):
-        tried = tuning[(tuning["name"] == name) & (tuning["warmup"] == warmup)]
+        tried, rate = tuning[(tuning["name"] == name) & (tuning["warmup"] == warmup)]["peak_lr"], of["peak_lr"].iloc[0]
         final, cosine = losses["100%"][name, warmup], losses["100%"]["`cosine`", warmup]
         rows.append(
             [
                 name,
                 YES[warmup],
-                peak_lr(tried, of["peak_lr"].iloc[0]),
+                f"{rate:g}" + " *" * (rate in (tried.min(), tried.max())),
                 *(against(losses[column][name, warmup], losses[column]["`cosine`", warmup]) for column in SHARES),
                 estimate(of["accuracy"]).text(1),
                 "" if name == "`cosine`" else estimate(final - cosine).difference(),
@@ -228,7 +226,7 @@ def weight_average_table(path: Path) -> str:
 def contender_name(run: Any) -> str:
     names = {
         "cosine": KNEW.format(f"{run.plan} N"),
-        "linear": KNEW_LINEAR.format(f"{run.plan} N"),
+        "linear": f"linear that knew {run.plan} N",
         "restarts": RESTART if run.decay == 1 else f"restart at {run.decay:g} of the peak",
         "low": "stay at 0.1 of the peak",
         "constant": "constant",
@@ -243,9 +241,8 @@ def contender_name(run: Any) -> str:
 
 def moving_end(path: Path) -> pd.DataFrame:
     """The second study: a row per run, point in time, and kind of data."""
-    frame = records(path).rename(columns={"contender.name": "contender"})
-    order = ["contender", "plan", "restart_warmup", "fresh_optimizer", "decay"]
-    frame = frame.sort_values(order, ascending=[True, True, True, True, False], kind="stable")
+    order = {"contender": True, "plan": True, "restart_warmup": True, "fresh_optimizer": True, "decay": False}
+    frame = records(path).sort_values(list(order), ascending=list(order.values()), kind="stable")
     frame["name"] = [contender_name(run) for run in runs_of(frame)]
     rows = [
         {"updates": int(updates), "data": kind.rsplit(", ", 1)[0], "on": kind.rsplit(", ", 1)[1], "loss": loss_of(of)}
@@ -432,7 +429,7 @@ def figures(raw: Path) -> dict[str, str]:
     known, moving = known_end(raw / "known_end.jsonl"), moving_end(raw / "moving_end.jsonl")
     shown = {name: measurements(raw / f"{name}.jsonl") for name in ("known_end", "weight_averages", "moving_end")}
     shown |= {"best": best_table(known), "arguments": argument_table(known)}
-    shown["weights"] = weight_average_table(raw / "weight_averages.jsonl")
+    shown |= {"weights": weight_average_table(raw / "weight_averages.jsonl")}
     for task in FIRST_TASKS:
         shown[f"known end, {task}"] = known_end_table(known, task)
         shown[f"snapshots, {task}"] = snapshot_table(known, task)
@@ -443,6 +440,10 @@ def figures(raw: Path) -> dict[str, str]:
         losses, knew = same_data_losses(moving, task)
         for factor, of in losses.items():
             shown |= {f"{task} at {factor} N: {name}": estimate(of[name] - knew[factor]).difference() for name in of}
+        same = moving[(moving["task"] == task) & (moving["scenario"] == "same data")]
+        hand = {name: at_hand(of) for name, of in groups(same, "name")}
+        longest = hand[KNEW.format("4 N")]
+        shown |= {f"{task} at hand: {name}": estimate(of - longest).difference() for name, of in hand.items()}
         for kind, of in other_data_losses(moving, task).items():
             shown |= {f"{task}, {kind}: {name}": estimate(of[name] - of[RESTART]).difference() for name in of}
     return shown
