@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
@@ -97,21 +98,14 @@ def setting_name(run: Any) -> str:
 
 
 def known_end(path: Path) -> pd.DataFrame:
-    """The first study: beside what was run, the loss after each share of the budget and of each ensemble."""
+    """The first study: beside what was run, the losses of ensembles."""
     frame = records(path)
     frame["name"] = [setting_name(run) for run in runs_of(frame)]
     frame["warmup"] = frame["num_warmup_steps"] > 0
     frame["own"] = frame["schedule"] == "hf_warmcos"
-    frame["final"] = [loss_of(members[-1]) for members in frame["members"]]
     frame["accuracy"] = [100 * members[-1]["accuracy"] for members in frame["members"]]
     frame["last 2"] = [loss_of(of.get("2", of["1"])) for of in frame["ensembles"]]
     frame["all"] = [loss_of(of[str(len(of))]) for of in frame["ensembles"]]
-    single_tests = (frame["split"] == "test") & (frame["num_separate_runs"] == 1)
-    for column, share in SHARES.items():
-        frame[column] = [
-            loss_of(run.curve[str(int(share * run.num_training_steps))]) if single else math.nan
-            for run, single in zip(runs_of(frame), single_tests)
-        ]
     return frame
 
 
@@ -123,7 +117,11 @@ def by_seed(frame: pd.DataFrame, value: str, keys: list[str]) -> pd.DataFrame:
 
 
 def single_runs(frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    return frame[(frame["task"] == task) & (frame["split"] == "test") & (frame["num_separate_runs"] == 1)]
+    """The test runs outside of ensembles of separate runs, with the loss after each share of the budget."""
+    runs = frame[(frame["task"] == task) & (frame["split"] == "test") & (frame["num_separate_runs"] == 1)].copy()
+    for column, share in SHARES.items():
+        runs[column] = [loss_of(run.curve[str(int(share * run.num_training_steps))]) for run in runs_of(runs)]
+    return runs
 
 
 def known_end_table(frame: pd.DataFrame, task: str) -> str:
@@ -157,7 +155,7 @@ def best_table(frame: pd.DataFrame) -> str:
     rows = []
     for task in FIRST_TASKS:
         runs = single_runs(frame, task)
-        final = by_seed(runs, "final", ["own", *SETTING])
+        final = by_seed(runs, "100%", ["own", *SETTING])
         peer, own = (final[is_own][final[is_own].mean().idxmin()] for is_own in (False, True))
         rows.append([task])
         for values in (peer, own):
@@ -177,7 +175,7 @@ def argument_table(frame: pd.DataFrame) -> str:
     rows = [[name] for name, *_ in changes]
     for task in FIRST_TASKS:
         runs = single_runs(frame, task)
-        final = by_seed(runs[runs["own"]], "final", ["decay", "T_mult", "warmup"])
+        final = by_seed(runs[runs["own"]], "100%", ["decay", "T_mult", "warmup"])
         for row, (_, argument, base, changed) in zip(rows, changes):
             if base in final.columns.get_level_values(argument):
                 difference = final.xs(changed, axis=1, level=argument) - final.xs(base, axis=1, level=argument)
@@ -196,18 +194,16 @@ def snapshot_table(frame: pd.DataFrame, task: str) -> str:
         size = of["num_cycles"].iloc[0]
         separate = frame[(frame["task"] == task) & (frame["num_separate_runs"] == size) & (frame["warmup"] == warmup)]
         separately = separate.set_index("seed")["all"]
-        ensembles = [against(of[column], of["final"]) for column in ("last 2", "all")]
+        ensembles = [against(of[column], of["100%"]) for column in ("last 2", "all")]
         difference = estimate(of["all"] - separately).difference()
-        cells = [estimate(of["final"]).text(), *ensembles, estimate(separately).text(), difference]
+        cells = [estimate(of["100%"]).text(), *ensembles, estimate(separately).text(), difference]
         rows.append([name, YES[warmup], f"{size}", *cells])
     header = ["schedule", "warmup", "cycles", "last checkpoint", "ensemble of the last 2", "of all", "separate runs"]
     return markdown_table([*header, "all minus separate runs"], rows)
 
 
-def weight_average_table(path: Path) -> str:
+def weight_average_table(frame: pd.DataFrame) -> str:
     """Averages of weights and of predictions; arrows against the last checkpoint."""
-    frame = records(path)
-    frame["name"] = [setting_name(run) for run in runs_of(frame)]
     kinds, sizes, rows = ("weights", "predictions"), range(2, 5), []
     for (task, name), of in groups(frame.set_index("seed"), ["task", "name"]):
         last = of["weights"].map(lambda by_size: loss_of(by_size["1"]))
@@ -221,6 +217,17 @@ def weight_average_table(path: Path) -> str:
         rows.append([task, name, estimate(last).text(), *cells])
     columns = [f"{kind}, last {size}" for kind in kinds for size in sizes]
     return markdown_table(["task", "schedule", "last checkpoint", *columns], rows)
+
+
+def between_the_members(averages: pd.DataFrame, known: pd.DataFrame) -> str:
+    """In how many averages of weights the loss is below the mean of those of the models that were averaged."""
+    keys = ["task", "name", "seed", "num_warmup_steps", "split"]
+    pairs = [
+        (loss_of(run.weights[f"{size}"]), np.mean([loss_of(member) for member in run.members[-size:]]))
+        for run in runs_of(averages.merge(known[[*keys, "members"]], on=keys))
+        for size in range(2, len(run.weights) + 1)
+    ]
+    return f"{sum(average < mean for average, mean in pairs)} of {len(pairs)}"
 
 
 def contender_name(run: Any) -> str:
@@ -333,9 +340,8 @@ Dots = dict[str, list[Estimate | None]]
 
 def draw_dots(panels: dict[str, Dots], names: Sequence[str], zero: str, path: Path) -> None:
     """A panel per task with a row per name: differences with their intervals, beside a zero line that is labelled."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 + 3 * len(panels), 1.5 + 0.32 * len(names)), sharey=True)
+    size = (5 + 3 * len(panels), 1.5 + 0.32 * len(names))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
     for axis, (task, dots) in zip(axes, panels.items()):
         for index, (label, estimates) in enumerate(dots.items()):
             shown = [(row, of) for row, of in enumerate(estimates) if of is not None]
@@ -356,30 +362,21 @@ def draw_dots(panels: dict[str, Dots], names: Sequence[str], zero: str, path: Pa
     axes[0].invert_yaxis()
     if len(dots) > 1:
         axes[-1].legend(loc="lower right", fontsize=8)
-    save(figure, path)
-
-
-def save(figure: Any, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.tight_layout()
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
 
 def minus_cosine(frame: pd.DataFrame, task: str) -> dict[str, Estimate]:
     """Each schedule's final loss minus the cosine's, both with warmup."""
-    final = by_seed(single_runs(frame, task), "final", SETTING).xs(True, axis=1, level="warmup")
+    final = by_seed(single_runs(frame, task), "100%", SETTING).xs(True, axis=1, level="warmup")
     return {name: estimate(final[name] - final["`cosine`"]) for name in final}
 
 
 def draw_known_end(frame: pd.DataFrame, path: Path) -> None:
     names = [f"`{name}`" for name in ("constant", "linear")]
     names += [f"`decay={decay:g}, T_mult={T_mult}`" for T_mult in (1, 2) for decay in (1, 0.75, 0.5)]
-    panels: dict[str, Dots] = {}
-    for task in FIRST_TASKS:
-        differences = minus_cosine(frame, task)
-        panels[task] = {"final": [differences[name] for name in names]}
+    differences = {task: minus_cosine(frame, task) for task in FIRST_TASKS}
+    panels: dict[str, Dots] = {task: {"final": [of[name] for name in names]} for task, of in differences.items()}
     draw_dots(panels, names, "cosine", path)
 
 
@@ -399,12 +396,10 @@ def draw_same_data(frame: pd.DataFrame, path: Path) -> None:
 
 def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
     """The loss on the new data and on the old; lines join the restarts from the full peak down to a quarter of it."""
-    import matplotlib.pyplot as plt
-
     markers = {"stay at 0.1 of the peak": "v", "constant": "X", "WSD, cooldowns of 1 - sqrt": "D"}
     markers |= {"WSD-S: `stable_ratio=0.8`": "p", "infinite cosine": "*", "Schedule-Free AdamW": "^"}
     markers[KNEW.format("2 N")] = "P"
-    figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(13, 4.5))
+    figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(13, 4.5), layout="constrained")
     for axis, task in zip(axes, SECOND_TASKS):
         losses = other_data_losses(frame, task)
         for ending, color, style in (("", BLUE, "o-"), (", warmup", ORANGE, "s--")):
@@ -421,7 +416,8 @@ def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
         axis.set_ylabel("test loss on the old data (down: forgot less)")
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    save(figure, path)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(figure)
 
 
 def figures(raw: Path) -> dict[str, str]:
@@ -429,7 +425,9 @@ def figures(raw: Path) -> dict[str, str]:
     known, moving = known_end(raw / "known_end.jsonl"), moving_end(raw / "moving_end.jsonl")
     shown = {name: measurements(raw / f"{name}.jsonl") for name in ("known_end", "weight_averages", "moving_end")}
     shown |= {"best": best_table(known), "arguments": argument_table(known)}
-    shown |= {"weights": weight_average_table(raw / "weight_averages.jsonl")}
+    averages = records(raw / "weight_averages.jsonl")
+    averages["name"] = [setting_name(run) for run in runs_of(averages)]
+    shown |= {"weights": weight_average_table(averages), "below the mean": between_the_members(averages, known)}
     for task in FIRST_TASKS:
         shown[f"known end, {task}"] = known_end_table(known, task)
         shown[f"snapshots, {task}"] = snapshot_table(known, task)
