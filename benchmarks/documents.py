@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -23,7 +24,8 @@ def write_figures(document: str, figures: Mapping[str, str]) -> str:
     def write(place: re.Match[str]) -> str:
         name, newline = place["name"], place["newline"]
         if name not in figures:
-            raise ValueError(f"Expected one of the figures {', '.join(figures)}, but got {name!r}")
+            nearest = ", ".join(get_close_matches(name, figures)) or "none"
+            raise ValueError(f"Expected the name of a figure, but got {name!r} (near it: {nearest})")
         return f"<!-- figures: {name} -->{newline}{figures[name]}{newline}<!-- end of {name} -->"
 
     place = r"<!-- figures: (?P<name>[^\n]+?) -->(?P<newline>\n?).*?<!-- end of (?P=name) -->"

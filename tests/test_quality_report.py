@@ -68,8 +68,8 @@ def test_figures_are_written_on_lines_of_their_own_and_within_a_line():
 
 
 def test_a_document_that_names_a_figure_that_there_is_not_is_refused():
-    with pytest.raises(ValueError, match="Expected one of the figures best, but got 'worst'"):
-        write_figures("<!-- figures: worst --><!-- end of worst -->", {"best": "text"})
+    with pytest.raises(ValueError, match=r"Expected the name of a figure, but got 'bets' \(near it: best\)"):
+        write_figures("<!-- figures: bets --><!-- end of bets -->", {"best": "text"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
