@@ -37,7 +37,7 @@ from finetune_arguments import one_line_errors, parse_arguments, plan_schedule
 from finetune_report import MetricsFile, write_results
 from processes import end_with_the_launcher, on_main_process
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from hf_warmcos import count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule

@@ -111,7 +111,7 @@ def test_a_compiled_step_is_not_compiled_again_and_uses_each_rate(device):
         for _ in range(2)
     ]
     schedulers = [CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN) for optimizer in optimizers]
-    backend = "inductor" if on_gpu else "eager"
+    backend = "inductor" if device.type == "cuda" else "eager"
     steps = [torch.compile(optimizers[0].step, backend=backend), optimizers[1].step]
     graphs = []
     for _ in range(NUM_STEPS):
