@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
-from hf_warmcos.checks import real_number
+from hf_warmcos.checks import MOST_STEPS, real_number
 from hf_warmcos.options import Parser, add_schedule_options, add_training_options, schedule_arguments
 from hf_warmcos.past_run import PastRun
 from hf_warmcos.schedule import CosineRestartSchedule
@@ -223,7 +223,7 @@ def cycle_table(
     for index in range(schedule.cycle_at(num_steps - 1).index + 1):
         cycle = schedule.cycle(index)
         if cycle.start < num_steps:  # otherwise a warmup takes all steps
-            end_lr = schedule.lr_at(cycle.end - 1, base_lr, eta_min)
+            end_lr = schedule.lr_at(min(cycle.end - 1, MOST_STEPS), base_lr, eta_min)
             yield CycleRow(*cycle, schedule.peak_lr(index, base_lr, eta_min), end_lr)
 
 

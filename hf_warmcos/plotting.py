@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hf_warmcos.checks import real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
 from hf_warmcos.schedule import CosineRestartSchedule, Segment
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def plot_schedule(
     """Draw the learning rate of each step: the curve, its restarts, its warmup and the peak of each cycle.
 
     Args:
-        schedules: A [`CosineRestartSchedule`], a [`CosineRestartLR`] (as it is or
-            as `accelerator.prepare` returned it), or several to compare: a list of them, or a dict of label to
-            schedule. A scheduler is drawn once for each distinct rate of its parameter groups.
+        schedules: A [`CosineRestartSchedule`], a [`CosineRestartLR`] (as it is or as `accelerator.prepare` returned
+            it), or several to compare: a list of them, or a dict of label to schedule. A scheduler is drawn once for
+            each distinct rate of its parameter groups.
         num_steps (`int`, *optional*): How many steps to draw, >= 1. Defaults to the end of the longest schedule; of one
             whose restarts never end, to five cycles.
         base_lr (`float`, *optional*, defaults to 1.0): The rate that a [`CosineRestartSchedule`] is drawn for. A
@@ -80,11 +80,10 @@ def plot_schedule(
     num_steps = whole_number("num_steps", num_steps, (">=", 1))
     if ax is None:
         ax = _new_axes()
-    highest, single = 0.0, len(curves) == 1
+    single = len(curves) == 1
     for curve in curves:
         steps = sample_steps(curve.schedule, num_steps)
         rates = curve.schedule.curve(steps, curve.base_lr, curve.eta_min)
-        highest = max(highest, rates.max())
         (line,) = ax.plot(steps, rates, label=curve.label, linewidth=1.8, zorder=3)
         color = line.get_color()
         few = curve.schedule.cycle_at(num_steps - 1).index < _MOST_CYCLES_TO_MARK
@@ -102,11 +101,11 @@ def plot_schedule(
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(lambda number, _: number_text(number))
     ax.margins(x=0.01)
-    # The legend lies above the curves, not over them.
+    # The legend lies above all that is drawn, not over it.
     handles, labels = ax.get_legend_handles_labels()
     columns = min(len(handles), 3 if sum(map(len, labels)) < 75 else 1)
     rows = math.ceil(len(handles) / columns)
-    ax.set_ylim(min(0.0, *(curve.eta_min for curve in curves)), (highest or 1.0) * (1.08 + 0.1 * rows))
+    ax.set_ylim(min(0.0, *(curve.eta_min for curve in curves)), (max(ax.dataLim.y1, 0.0) or 1.0) * (1.05 + 0.1 * rows))
     ax.legend(loc="upper right", ncols=columns, frameon=False, borderaxespad=0)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -137,7 +136,7 @@ def default_num_steps(schedule: CosineRestartSchedule) -> int:
 
     ```
     """
-    return schedule.cycle(CYCLES_WITHOUT_END).start if schedule.end is None else schedule.end
+    return min(schedule.cycle(CYCLES_WITHOUT_END).start, MOST_STEPS) if schedule.end is None else schedule.end
 
 
 def segments(schedule: CosineRestartSchedule, num_steps: int, most: int) -> Iterator[Segment]:
@@ -293,36 +292,22 @@ def terminal_picture(
     rates = schedule.curve(steps, base_lr, eta_min)
     top = float(max(rates.max(), *logged[1])) if logged else float(rates.max())
     top, lines = top or 1.0, max(1, height - 3)
-    wide, high = (1, 1) if ascii_only else (2, 4)  # dots in a character
-
-    def dot(values: Any, most: float, count: int) -> np.ndarray:
-        return np.rint(np.asarray(values) / most * (count - 1)).astype(int)
-
-    labels = {int(dot(rate, top, high * lines)) // high: number_text(rate) for rate in round_ticks(top, lines // 3)}
+    high = 1 if ascii_only else 4  # dots in a character
+    labels = {int(_places(rate, top, high * lines)) // high: number_text(rate) for rate in round_ticks(top, lines // 3)}
     margin = max(map(len, labels.values())) + 1
     if width < margin + 5:
         labels, margin = {}, 0
     columns = max(1, width - margin - 1)
 
-    # Each column of dots is filled from the lowest to the highest of its rates and of the one before them.
-    xs, ys = dot(steps, num_steps, wide * columns), dot(rates, top, high * lines)
-    lowest, highest = np.full(wide * columns, high * lines), np.full(wide * columns, -1)
-    for x, y in ((xs, ys), (xs[1:], ys[:-1])):
-        np.minimum.at(lowest, x, y)
-        np.maximum.at(highest, x, y)
-    heights = np.arange(high * lines)[::-1, None]
-    dots = (lowest <= heights) & (heights <= highest)
-    codes = (dots.reshape(lines, high, columns, wide) * _BRAILLE[:high, None, :wide]).sum(axis=(1, 3))
-    characters = " #" if ascii_only else [" ", *map(chr, range(0x2801, 0x2900))]
-    cells = [[characters[code] for code in line] for line in codes]
-
+    cells = _drawn(steps / num_steps, rates / top, columns, lines, ascii_only)
     if schedule.cycle_at(num_steps - 1).index <= columns // 4:
-        for column in dot(schedule.restarts(num_steps), num_steps, columns):
+        for column in _places(schedule.restarts(num_steps), num_steps, columns):
             for line in cells:
                 line[column] = line[column].replace(" ", ":" if ascii_only else "┊")
     if logged:
-        for column, row in zip(dot(logged[0], num_steps, columns), dot(logged[1], top, lines)):
+        for column, row in zip(_places(logged[0], num_steps, columns), _places(logged[1], top, lines)):
             cells[-1 - row][column] = "x"
+
     side, beside, corner, floor, under = "|++-+" if ascii_only else "│┤└─┬"
     picture = ["learning rate"[:width]]
     for row, line in zip(reversed(range(lines)), cells):
@@ -330,7 +315,7 @@ def terminal_picture(
         picture.append(label.rjust(margin) + (beside if label else side) + "".join(line))
     axis, names = [floor] * columns, " " * columns
     for step in round_ticks(num_steps, columns // (len(number_text(num_steps)) + 4)):
-        column, text = int(dot(step, num_steps, columns)), number_text(step)
+        column, text = int(_places(step, num_steps, columns)), number_text(step)
         start = max(0, min(column - len(text) // 2, columns - len(text)))
         if step == int(step) and not names[max(0, start - 1) : start + len(text) + 1].strip():
             axis[column] = under
@@ -339,6 +324,27 @@ def terminal_picture(
         names = f"{names[:-5]} step"
     picture += [" " * margin + corner + "".join(axis), " " * (margin + 1) + names[:columns]]
     return "\n".join(line.rstrip() for line in picture)
+
+
+def _places(values: Any, most: float, count: int) -> np.ndarray:
+    """Where values from 0 to `most` lie on `count` places."""
+    return np.rint(np.asarray(values) / most * (count - 1)).astype(int)
+
+
+def _drawn(across: np.ndarray, up: np.ndarray, columns: int, lines: int, ascii_only: bool) -> list[list[str]]:
+    """A curve as characters, line by line from the top: its points are shares of the width and of the height."""
+    wide, high = (1, 1) if ascii_only else (2, 4)  # dots in a character
+    xs, ys = _places(across, 1, wide * columns), _places(up, 1, high * lines)
+    # Each column of dots is filled from the lowest to the highest of its points and of the one before them.
+    lowest, highest = np.full(wide * columns, high * lines), np.full(wide * columns, -1)
+    for x, y in ((xs, ys), (xs[1:], ys[:-1])):
+        np.minimum.at(lowest, x, y)
+        np.maximum.at(highest, x, y)
+    heights = np.arange(high * lines)[::-1, None]
+    dots = (lowest <= heights) & (heights <= highest)
+    codes = (dots.reshape(lines, high, columns, wide) * _BRAILLE[:high, None, :wide]).sum(axis=(1, 3))
+    characters = " #" if ascii_only else [" ", *map(chr, range(0x2801, 0x2900))]
+    return [[characters[code] for code in line] for line in codes]
 
 
 def round_ticks(most: float, count: int) -> list[float]:
@@ -379,7 +385,7 @@ def _curves(schedules: Any, base_lr: float, eta_min: float) -> list[_Curve]:
         # Groups with the same rates have one curve.
         rates = dict.fromkeys(zip(scheduler.base_lrs, scheduler.eta_mins))
         for group_base_lr, group_eta_min in rates:
-            group_label = f"{label}, lr={group_base_lr:g}" if len(rates) > 1 else label
+            group_label = f"{label}, lr={number_text(group_base_lr)}" if len(rates) > 1 else label
             curves.append(_Curve(group_label, scheduler.schedule, group_base_lr, group_eta_min))
     if not curves:
         raise ValueError(f"Expected schedules to hold at least one schedule, but got {schedules!r}")

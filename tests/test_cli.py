@@ -181,6 +181,12 @@ def test_the_examples_of_the_help_run(tmp_path, capsys, monkeypatch):
         assert main(shlex.split(command)) == 0
 
 
+def test_the_longest_cycles_that_can_be_counted_are_shown(capsys):
+    for command in ("table", "plot"):
+        assert main([command, "--T_0", "9e18"]) == 0
+    assert "9000000000000000000" in capsys.readouterr().out
+
+
 # plot
 
 
