@@ -103,7 +103,7 @@ def plot_schedule(
     ax.margins(x=0.01)
     # The legend lies above all that is drawn, not over it.
     handles, labels = ax.get_legend_handles_labels()
-    columns = min(len(handles), 3 if sum(map(len, labels)) < 75 else 1)
+    columns = min(len(handles), 4 if sum(map(len, labels)) < 75 else 1)
     rows = math.ceil(len(handles) / columns)
     ax.set_ylim(min(0.0, *(curve.eta_min for curve in curves)), (max(ax.dataLim.y1, 0.0) or 1.0) * (1.05 + 0.1 * rows))
     ax.legend(loc="upper right", ncols=columns, frameon=False, borderaxespad=0)
