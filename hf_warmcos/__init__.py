@@ -49,5 +49,10 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(ipython: Any) -> None:
+    """`%load_ext hf_warmcos`: notebooks show a schedule as its picture."""
+    import_module(f"{__name__}.plotting").load_ipython_extension(ipython)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -439,7 +439,7 @@ def test_every_control_has_a_name_for_screen_readers_and_the_picture_a_descripti
     names = [control.accessible_name for control in controls if control.is_displayed()]
     assert len(names) > 30
     assert "" not in names
-    assert "Learning rate over 10,000 steps: 4 cycles, peaks from 0.001 to 0.000421875" in names
+    assert "Learning rate over 10,000 steps: 3 cycles, peaks from 0.001 to 0.001" in names
 
 
 @pytest.mark.slow

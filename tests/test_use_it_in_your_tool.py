@@ -325,10 +325,10 @@ class TestComingFrom:
         assert ours == pytest.approx(theirs, rel=1e-12)
 
     def test_timm(self, monkeypatch):
-        monkeypatch.syspath_prepend(ROOT / "benchmarks")
-        step_cost = importlib.import_module("step_cost")
         # Not among the test requirements: timm needs a torchvision that fits the torch, or it breaks other imports.
         pytest.importorskip("timm")
+        monkeypatch.syspath_prepend(ROOT)
+        step_cost = importlib.import_module("benchmarks.speed.step_cost")
         optimizer = adamw()
         timms = step_cost.import_timm_scheduler().CosineLRScheduler(
             optimizer,
