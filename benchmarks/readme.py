@@ -34,7 +34,7 @@ def finetuning() -> str:
     results = read("accelerate_finetune")
     ends = [f"{cycle['eval_loss']:.2f}" for cycle in results["cycles"]]
     return (
-        f"The held-out loss falls from {results['untrained_eval_loss']:.2f} nats per byte, untrained, to "
+        f"The cross entropy on held-out text falls from {results['untrained_eval_loss']:.2f} per byte, untrained, to "
         f"{results['eval_loss']:.2f} after {results['completed_steps']:,} updates "
         f"(at the ends of the cycles: {', '.join(ends)})."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -18,6 +19,7 @@ from code_blocks import ROOT, code_blocks, run_blocks
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import hf_warmcos
+from hf_warmcos.cli import main
 
 DOCS = ROOT / "docs"
 PAGES = sorted(str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md"))
@@ -132,6 +134,13 @@ def test_each_argument_of_the_schedule_has_a_picture_for_light_and_for_dark(site
 def test_the_notebook_is_kept_without_what_its_run_gave():
     cells = json.loads((DOCS / "five_minutes.ipynb").read_text())["cells"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
+
+
+def test_the_command_of_the_start_page_draws_its_schedule(capsys):
+    (shell,) = (block for block in code_blocks("docs/index.md", "bash") if "hf-warmcos plot" in block)
+    (command,) = (line for line in shell.splitlines() if line.startswith("hf-warmcos"))
+    assert not main(shlex.split(command)[1:])
+    assert capsys.readouterr().out.count("\n") > 5
 
 
 RUN_BY_THEIR_OWN_TESTS = {"docs/use-it-in-your-tool.md"}

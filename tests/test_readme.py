@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
-import shlex
 
 import pytest
 from code_blocks import ROOT, code_blocks, run_blocks
 
 import hf_warmcos
-from hf_warmcos.cli import main
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = (
@@ -50,15 +48,6 @@ def test_the_accelerate_loop_runs_as_it_stands_and_ends_where_its_schedule_ends(
     assert scheduler.at_cycle_end
 
 
-def test_its_commands_run(capsys):
-    (shell,) = (block for block in code_blocks("README.md", "bash") if "hf-warmcos" in block)
-    commands = [shlex.split(line, comments=True) for line in shell.splitlines() if line.startswith("hf-warmcos")]
-    assert [command[1] for command in commands] == ["plot", "table"]
-    for command in commands:
-        assert not main(command[1:])
-        assert capsys.readouterr().out
-
-
 def test_the_table_has_every_public_name_and_no_other():
     table = README.split("## All public names")[1].split("##")[0]
     first_cells = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)[1:]
@@ -74,6 +63,13 @@ def test_relative_links_lead_somewhere(page):
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
 
 
+def test_the_versions_that_it_names_are_those_that_the_package_asks_for():
+    metadata = (ROOT / "pyproject.toml").read_text()
+    for name, version in re.findall(r"(torch|transformers|Accelerate)\s+from\s+([\d.]*\d)", README):
+        assert f'"{name.lower()}>={version}"' in metadata
+    assert f'requires-python = ">={re.search(r"Python ([0-9.]+) or later", README)[1]}"' in metadata
+
+
 def test_ci_runs_its_two_commands_word_for_word():
     for command in COMMANDS:
         assert f"\n```bash\n{command}\n```\n" in README
@@ -82,6 +78,6 @@ def test_ci_runs_its_two_commands_word_for_word():
 
 @pytest.mark.parametrize("document", ["README.md", "docs/speed.md"])
 def test_its_figures_are_those_of_the_committed_results(document, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    readme = importlib.import_module("readme")
+    monkeypatch.syspath_prepend(ROOT)
+    readme = importlib.import_module("benchmarks.readme")
     assert readme.with_figures(document) == (ROOT / document).read_text()
