@@ -104,7 +104,8 @@ def _pictures(code: str) -> dict[str, str]:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False)
             svg = StringIO()
             figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        pictures[scheme] = svg.getvalue().replace("*{", f"text{{fill: {ink}}}*{{", 1)  # black is SVG's default
+        # Black is what SVG writes in where nothing is said, and the labels of peaks are grey on white.
+        pictures[scheme] = svg.getvalue().replace("*{", f"text{{fill: {ink}}}*{{", 1).replace("#666666", ink)
     return pictures
 
 
