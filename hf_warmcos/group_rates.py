@@ -34,9 +34,9 @@ class GroupRates:
             index for index, rate in enumerate(held) if not are_tensors[index] or last_sharers[id(rate)] == index
         ]
         self.all_floats, self._all_tensors = not any(are_tensors), all(are_tensors)
-        self._known = list(groups)
         tensors = [held[index] for index in self.owners if are_tensors[index]]
-        self._on_cpu = all(tensor.is_cpu for tensor in tensors)
+        on_cpu = all(tensor.is_cpu for tensor in tensors)
+        self._each_fills_its_own = self._all_tensors and on_cpu and len(self.owners) == len(groups)
 
         versions = [tensor._version for tensor in tensors]
         _fill(tensors, [rates[index] for index in self.owners if are_tensors[index]])
@@ -58,18 +58,16 @@ class GroupRates:
             self.last_rate = rates[-1]
             return True
         try:
-            if self._all_tensors and self._on_cpu and len(self.owners) == len(groups):
+            if self._each_fills_its_own:
                 for group, rate in zip(groups, rates):
                     group["lr"].fill_(rate)
                 return True
-            # Lists of the same objects are equal at once. Objects that were exchanged are compared by value, which may
-            # fail (RuntimeError), but finds them unequal at the latest when the rate has changed.
-            if not self._all_tensors or groups != self._known:
-                return False
-            _fill([groups[index]["lr"] for index in self.owners], rates)
-        except (AttributeError, RuntimeError):
-            return False
-        return True
+            if self._all_tensors:
+                _fill([groups[index]["lr"] for index in self.owners], rates)
+                return True
+        except (AttributeError, TypeError):
+            pass  # a float where there was a tensor
+        return False
 
     def stand(self, groups: Sequence[dict[str, Any]], rates: Sequence[float], rewrites: int) -> bool:
         """Whether these groups hold what was written last, `rates`, after so many rewrites of tensors.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Steps ``start <= step < stop`` over which the rate follows one formula, as a share of the way to the peak.
 
@@ -48,7 +48,7 @@ class Segment:
         return self.start + self.length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rise(Segment):
     """A linear rise from `first` to 1; `from_zero`, from a share of the peak, and else of the way up to it."""
 
@@ -59,7 +59,7 @@ class Rise(Segment):
         return self.first + (1 - self.first) * ((step - self.start) / self.length)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Flat(Segment):
     """A constant share: 1 on the plateau, 0 after the last cycle."""
 
@@ -70,7 +70,7 @@ class Flat(Segment):
         return self.level
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cosine(Segment):
     """Half a cosine, from 1 to 0."""
 
@@ -502,8 +502,8 @@ class CosineRestartSchedule:
         step = real_number("step", step, (">=", 0), ("<=", MOST_STEPS))
         segment = self.segment_at(step)
         floor, span = self.floor_and_span(segment, base_lr, eta_min)
-        rate: float = floor + span * segment.share(step)
-        return self.overlap.share(step) * rate if self.overlap and step < self.overlap.stop else rate
+        warm = self.overlap.share(step) if self.overlap and step < self.overlap.stop else 1.0
+        return warm * floor + span * (warm * segment.share(step))
 
     def curve(self, steps: Any, base_lr: float = 1.0, eta_min: float = 0.0) -> np.ndarray:
         """Return the learning rate at many steps at once: `lr_at`, vectorised.
@@ -545,10 +545,9 @@ class CosineRestartSchedule:
         segments, counts = self._segments_of(ascending)
         bounds = np.array([self.floor_and_span(segment, base_lr, eta_min) for segment in segments]).reshape(-1, 2)
         floors, spans = np.repeat(bounds, counts, axis=0).T
+        warm = np.minimum(1, self.overlap.share(ascending)) if self.overlap else 1.0
         rates = np.empty(flat.shape)
-        rates[order] = floors + spans * _shares(segments, counts, ascending)
-        if self.overlap:
-            rates = np.where(flat < self.overlap.stop, self.overlap.share(flat) * rates, rates)
+        rates[order] = warm * floors + spans * (warm * _shares(segments, counts, ascending))
         return rates.reshape(positions.shape)
 
     def _segments_of(self, ascending: np.ndarray) -> tuple[list[Any], list[int]]:

@@ -205,24 +205,26 @@ class CosineRestartLR(LRScheduler):
         Raises:
             TypeError, ValueError: If `epoch` is not a number >= 0, or if the optimizer has lost parameter groups.
         """
+        groups, num_groups, start, stop, base_lrs, share_at, floor, spans, rates = self._constants
         step = self.last_epoch + 1
-        groups, start, stop, base_lrs, share_at, floor, spans = self._constants
         if (
             epoch is not None
             or not start <= step < stop
             or groups is not self.optimizer.param_groups
-            or len(groups) != len(spans)
+            or len(groups) != num_groups
             or base_lrs != self.base_lrs
         ):
             return self._step_anywhere(epoch)
         self.last_epoch = step
         self._step_count += 1
-        if self._is_plain:
-            share = share_at(step)
+        share = share_at(step)
+        if spans:
             for group, span in zip(groups, spans):
                 group["lr"] = rate = floor + span * share
-            self._rates.last_rate = rate
-        elif not self._rates.rewrite(groups, self._lrs(step, self._segment, self._bounds)):
+            rates.last_rate = rate
+            return None
+        warm = 1.0 if self._warm_at is None else self._warm_at(step)
+        if not rates.rewrite(groups, [warm * floor + span * share for floor, span in self._bounds]):
             self._move_to(step)
         return None
 
@@ -298,16 +300,30 @@ class CosineRestartLR(LRScheduler):
 
     def _prepare_steps(self, groups: list[dict[str, Any]], segment: Any, bounds: list[tuple[float, float]]) -> None:
         """Work out what stays as it is for the steps from this one to the end of its segment."""
-        start, stop, overlap = segment.start, segment.stop, self.schedule.overlap
-        overlaps = overlap is not None and self._position < overlap.stop
-        if overlaps:
-            stop = min(stop, overlap.stop)  # type: ignore[union-attr]
+        start, stop, share_at, warm_at = segment.start, segment.stop, segment.share, None
+        overlap = self.schedule.overlap
+        if overlap is not None and self._position < overlap.stop:
+            stop, warm_at = min(stop, overlap.stop), overlap.share
+            share_at = lambda step: warm_at(step) * segment.share(step)  # noqa: E731
         if self._fraction or self._step_count == 1:
             stop = start  # a fractional position and the first step, which may warn, take the long way
+        owners = self._rates.owners
+        base_lrs = [*self.base_lrs] if len(owners) == len(groups) else _Deciding(self.base_lrs, owners)
         floors, spans = zip(*bounds)
-        self._segment, self._bounds = segment, [bounds[index] for index in self._rates.owners]
-        self._is_plain = self._rates.all_floats and not overlaps and len({*floors}) == 1
-        self._constants = (groups, start, stop, [*self.base_lrs], segment.share, floors[0], spans)
+        self._bounds = [bounds[index] for index in owners]
+        self._warm_at = warm_at
+        is_plain = self._rates.all_floats and {*floors} == {floors[0]} and (warm_at is None or not floors[0])
+        self._constants = (
+            groups,
+            len(groups),
+            start,
+            stop,
+            base_lrs,
+            share_at,
+            floors[0],
+            spans if is_plain else (),
+            self._rates,
+        )
 
     def _bounds_in(self, segment: Any) -> list[tuple[float, float]]:
         return [
@@ -317,10 +333,8 @@ class CosineRestartLR(LRScheduler):
 
     def _lrs(self, position: float, segment: Any, bounds: list[tuple[float, float]]) -> list[float]:
         share, overlap = segment.share(position), self.schedule.overlap
-        if overlap is not None and position < overlap.stop:
-            warm = overlap.share(position)
-            return [warm * (floor + span * share) for floor, span in bounds]
-        return [floor + span * share for floor, span in bounds]
+        warm = overlap.share(position) if overlap is not None and position < overlap.stop else 1.0
+        return [warm * floor + span * (warm * share) for floor, span in bounds]
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Return the rate of each parameter group at the current position, from the schedule."""
@@ -365,7 +379,7 @@ class CosineRestartLR(LRScheduler):
     # Saved and loaded.
 
     def __getstate__(self) -> dict[str, Any]:
-        of_this_optimizer = ("_rates", "_written_at", "_constants", "_bounds", "_segment", "_is_plain")
+        of_this_optimizer = ("_rates", "_written_at", "_constants", "_bounds", "_warm_at")
         state = {name: value for name, value in vars(self).items() if name not in of_this_optimizer}
         return state | {"in_charge": self._is_in_charge()}
 
@@ -465,7 +479,17 @@ def _arguments(of: CosineRestartLR | SavedState) -> dict[str, Any]:
     return asdict(of.schedule) | {"eta_min": of.eta_min, "eta_min_rate": of.eta_min_rate}
 
 
-_NO_STEPS: tuple[Any, ...] = (None, 0, 0, None, None, 0.0, ())
+class _Deciding:
+    """The base rates of the last of the groups that share a tensor: the others may change without any effect."""
+
+    def __init__(self, base_lrs: list[float], owners: list[int]) -> None:
+        self.base_lrs = {index: base_lrs[index] for index in owners}
+
+    def __ne__(self, base_lrs: Any) -> bool:
+        return any(base_lrs[index] != base_lr for index, base_lr in self.base_lrs.items())
+
+
+_NO_STEPS: tuple[Any, ...] = (None, 0, 0, 0, None, None, 0.0, (), None)
 # Two curves of so many steps take about a second. Schedules that have been the same for so long differ in their end.
 _MOST_STEPS_TO_COMPARE = 10**7
 

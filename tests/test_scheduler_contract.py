@@ -436,19 +436,21 @@ def test_two_schedulers_on_one_optimizer_take_turns_as_two_of_torchs_do():
     assert used[0] == used[1]
 
 
-def test_groups_that_share_a_tensor_share_its_rate_whatever_is_exchanged():
-    shared, other = torch.tensor(0.5), torch.tensor(0.5)
-    groups = [another_group(shared) for _ in range(5)]
-    optimizer = torch.optim.SGD(groups)
+@pytest.mark.parametrize("exchanged", [(0, 1, 2, 3, 4), (4,), ()])
+def test_groups_that_share_a_tensor_share_its_rate_also_where_it_is_exchanged(exchanged):
+    shared = torch.tensor(0.5)
+    optimizer = torch.optim.SGD([another_group(shared) for _ in range(5)])
     scheduler = Scheduler(optimizer, 10, decay=0.5)
     advance(optimizer, scheduler, 4)
     assert float(shared) == pytest.approx(scheduler.schedule.lr_at(4, 0.5))
-    optimizer.param_groups[2] = {**optimizer.param_groups[2], "lr": other}
-    scheduler.step()
-    assert [group["lr"] is shared for group in optimizer.param_groups] == [True, True, False, True, True]
-    assert rates_of(optimizer) == pytest.approx([scheduler.schedule.lr_at(5, 0.5)] * 5)
-    scheduler.step(15)
-    assert rates_of(optimizer) == pytest.approx([scheduler.schedule.lr_at(15, 0.5)] * 5)
+    other = torch.tensor(7.0)
+    for index in exchanged:
+        optimizer.param_groups[index]["lr"] = other
+    scheduler.base_lrs[4] = 0.25
+    for step in range(5, 25):
+        scheduler.step()
+        filled = [group["lr"] for group in optimizer.param_groups if not exchanged or group["lr"] is other]
+        assert [float(rate) for rate in filled] == pytest.approx([scheduler.schedule.lr_at(step, 0.25)] * len(filled))
 
 
 def test_the_last_of_the_groups_that_share_a_tensor_decides_as_if_each_filled_it_in_turn():

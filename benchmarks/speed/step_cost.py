@@ -100,22 +100,21 @@ def bare_loop(optimizer: Optimizer) -> Step:
     of_tensors = isinstance(optimizer.param_groups[0]["lr"], torch.Tensor)
     position = 0
 
-    def factor() -> float:
+    def step() -> None:
         nonlocal position
         position += 1
-        cycle, T_cur = divmod(position, T_0)
-        share = DECAY**cycle * (1 + cos(pi * T_cur / T_0)) / 2
-        return share * position / WARMUP_STEPS if position < WARMUP_STEPS else share
-
-    def step() -> None:
-        share = factor()
+        warm, peak = min(1, position / WARMUP_STEPS), DECAY ** (position // T_0)
+        factor = warm * peak * (1 + cos(pi * (position % T_0) / T_0)) / 2
         for group, base_lr in zip(optimizer.param_groups, base_lrs):
-            group["lr"] = base_lr * share
+            group["lr"] = base_lr * factor
 
     def fill() -> None:
-        share = factor()
+        nonlocal position
+        position += 1
+        warm, peak = min(1, position / WARMUP_STEPS), DECAY ** (position // T_0)
+        factor = warm * peak * (1 + cos(pi * (position % T_0) / T_0)) / 2
         for group, base_lr in zip(optimizer.param_groups, base_lrs):
-            group["lr"].fill_(base_lr * share)
+            group["lr"].fill_(base_lr * factor)
 
     return repeated(fill if of_tensors else step)
 
