@@ -104,10 +104,9 @@ def test_a_compiled_step_is_not_compiled_again_and_uses_each_rate(device):
     """On the CPU without a compiler for C++; on a GPU as it comes."""
     torch._dynamo.reset()
     counters.clear()
+    on_gpu = device.type == "cuda"
     optimizers = [
-        make_optimizer(
-            device, [float32_rate(base_lr, device) for base_lr in BASE_LRS], capturable=device.type == "cuda"
-        )
+        make_optimizer(device, [float32_rate(base_lr, device) for base_lr in BASE_LRS], capturable=on_gpu)
         for _ in range(2)
     ]
     schedulers = [CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN) for optimizer in optimizers]
