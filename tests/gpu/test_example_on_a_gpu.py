@@ -20,11 +20,10 @@ pytestmark = pytest.mark.slow
 NUM_UPDATES, STOPPED_AT = 24, 13
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
+@pytest.fixture
+def small(cuda, tmp_path):
     """Arguments of a small run that saves a checkpoint at its 13th update, without --output_dir."""
-    folder = tmp_path_factory.mktemp("small")
-    model, text = make_tiny_model(folder / "model"), make_text(folder / "text.txt")
+    model, text = make_tiny_model(tmp_path / "model"), make_text(tmp_path / "text.txt")
     return [f"--model_name_or_path={model}", f"--train_file={text}", "--block_size=16", "--num_warmup_steps=3",
             f"--max_train_steps={NUM_UPDATES}", "--per_device_train_batch_size=4", "--num_cycles=3", "--decay=0.75",
             f"--checkpointing_steps={STOPPED_AT}"]  # fmt: skip
