@@ -238,7 +238,7 @@ def contender_name(run: Any) -> str:
         "low": "stay at 0.1 of the peak",
         "constant": "constant",
         "wsd": "WSD, cooldowns of 1 - sqrt",
-        "wsd_s": "WSD-S: `stable_ratio=0.8`",
+        "wsd_s": "WSD-S: stable_ratio=0.8",
         "infinite_cosine": "infinite cosine",
         "schedule_free": "Schedule-Free AdamW",
     }
@@ -397,7 +397,7 @@ def draw_same_data(frame: pd.DataFrame, path: Path) -> None:
 def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
     """The loss on the new data and on the old; lines join the restarts from the full peak down to a quarter of it."""
     markers = {"stay at 0.1 of the peak": "v", "constant": "X", "WSD, cooldowns of 1 - sqrt": "D"}
-    markers |= {"WSD-S: `stable_ratio=0.8`": "p", "infinite cosine": "*", "Schedule-Free AdamW": "^"}
+    markers |= {"WSD-S: stable_ratio=0.8": "p", "infinite cosine": "*", "Schedule-Free AdamW": "^"}
     markers[KNEW.format("2 N")] = "P"
     figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(13, 4.5), layout="constrained")
     for axis, task in zip(axes, SECOND_TASKS):
