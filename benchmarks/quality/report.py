@@ -431,7 +431,8 @@ def figures(raw: Path) -> dict[str, str]:
     for task in FIRST_TASKS:
         shown[f"known end, {task}"] = known_end_table(known, task)
         shown[f"snapshots, {task}"] = snapshot_table(known, task)
-        shown |= {f"{task}, known end: {name}": of.difference() for name, of in minus_cosine(known, task).items()}
+        differences = minus_cosine(known, task).items()
+        shown |= {f"{task}, known end: {name.replace('`', '')}": of.difference() for name, of in differences}
     for task in SECOND_TASKS:
         shown[f"same data, {task}"] = same_data_table(moving, task)
         shown[f"other data, {task}"] = other_data_table(moving, task)
