@@ -66,6 +66,9 @@ def read_state(state_dict: Any) -> SavedState:
     base_lrs = state_dict["base_lrs"]
     if isinstance(base_lrs, str) or not isinstance(base_lrs, Sequence):
         raise TypeError(f"Expected base_lrs to be a list of rates, but got base_lrs={base_lrs!r}")
+    # A LambdaLR that goes on from a state of this project carries along what it does not know.
+    if state_dict.get("saved_at", last_epoch) != last_epoch:
+        state_dict = {name: value for name, value in state_dict.items() if name not in _OF_THIS_PROJECT}
     in_charge = state_dict.get("in_charge", True)
     if not isinstance(in_charge, bool):
         raise TypeError(f"Expected in_charge to be a bool, but got in_charge={in_charge!r}")
@@ -83,12 +86,15 @@ def read_state(state_dict: Any) -> SavedState:
     )
 
 
+_OF_THIS_PROJECT = ("fraction", "in_charge", "schedule")
+
+
 def _fraction_of(state_dict: Mapping[str, Any]) -> float:
     return real_number("T_cur", state_dict.get("T_cur", 0)) % 1
 
 
 def _schedule_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    if "schedule" in state_dict and state_dict.get("saved_at", state_dict["last_epoch"]) == state_dict["last_epoch"]:
+    if "schedule" in state_dict:
         arguments = state_dict["schedule"]
         if not isinstance(arguments, Mapping):
             raise TypeError(f"Expected schedule to be a dict, but got schedule={arguments!r}")

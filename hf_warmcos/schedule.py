@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
+_MOST_LISTED = 10**6  # cycles; each takes memory where they are listed
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
 
 
@@ -287,9 +288,15 @@ class CosineRestartSchedule:
                 f"Expected num_cycles <= {budget}, the steps that there are for cycles, but got num_cycles={num_cycles}"
             )
         whole_cycles = num_cycles if T_mult == 1 else geometric_sum(T_mult, num_cycles)
-        T_0 = decimal.Decimal(budget) / decimal.Decimal(whole_cycles)
+        exact_T_0 = decimal.Decimal(budget) / decimal.Decimal(whole_cycles)
+        T_0 = int(exact_T_0) if int(exact_T_0) == exact_T_0 else float(exact_T_0)
+        if GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
+            raise ValueError(
+                f"Expected num_cycles and T_mult that leave each cycle one of the {budget} steps that there are for "
+                f"cycles, but got {num_cycles=} and {T_mult=}"
+            )
         schedule = cls(
-            T_0=int(T_0) if int(T_0) == T_0 else float(T_0),
+            T_0=T_0,
             T_mult=T_mult,
             decay=decay,
             warmup_steps=warmup_steps,
@@ -301,7 +308,7 @@ class CosineRestartSchedule:
         if schedule.end != num_training_steps + only_warmup:
             raise ValueError(
                 f"Expected a num_training_steps whose T_0 a float can hold, but got {num_training_steps=}, for which "
-                f"T_0={T_0} was rounded to {float(T_0)}"
+                f"T_0={exact_T_0} was rounded to {T_0}"
             )
         return schedule
 
@@ -352,6 +359,8 @@ class CosineRestartSchedule:
         end, count = self.end, self._cycles.count
         if end is None or count is None:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
+        if count > _MOST_LISTED:
+            raise ValueError(f"Expected at most {_MOST_LISTED} cycles to append others to, but got num_cycles={count}")
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
         added = self.fit(
             num_training_steps - end,
@@ -386,7 +395,7 @@ class CosineRestartSchedule:
         """The step at which the last cycle ends, or None where that is beyond all steps: where restarts never end."""
         count = self._cycles.count
         steps = None if count is None else self._cycles.start(count)
-        return None if steps is None or steps > MOST_STEPS else self.origin + steps
+        return None if steps is None or self.origin + steps > MOST_STEPS else self.origin + steps
 
     def cycle(self, index: int) -> Cycle:
         """Return a cycle by its index.
@@ -408,6 +417,8 @@ class CosineRestartSchedule:
         most = MOST_STEPS if self._cycles.count is None else self._cycles.count
         index = whole_number("index", index, (">=", 0), ("<", most))
         start, after = self._cycles.start(index), self._cycles.start(index + 1)
+        if start > MOST_STEPS:
+            raise ValueError(f"Expected an index whose cycle starts within 2**63 - 1 steps, but got index={index}")
         return Cycle(index, self.origin + start, after - start)
 
     def cycle_at(self, step: float) -> Cycle:
@@ -448,6 +459,9 @@ class CosineRestartSchedule:
 
         ```
         """
+        return self._peak_lr(self.cycle(index).index, base_lr, eta_min)
+
+    def _peak_lr(self, index: int, base_lr: float, eta_min: float) -> float:
         share = self.decay**index if self.cycles is None else self.cycles[index][1]  # type: ignore[index]
         return max(base_lr * share, min(base_lr, eta_min))
 
@@ -469,7 +483,7 @@ class CosineRestartSchedule:
     def floor_and_span(self, segment: Rise | Flat | Cosine, base_lr: float, eta_min: float) -> tuple[float, float]:
         """The rate where a segment's share is 0, and how far the peak of its cycle lies above it."""
         floor = 0.0 if segment.from_zero else eta_min
-        return floor, self.peak_lr(segment.cycle, base_lr, eta_min) - floor
+        return floor, self._peak_lr(segment.cycle, base_lr, eta_min) - floor
 
     @cached_property
     def overlap(self) -> Rise | None:
@@ -498,7 +512,7 @@ class CosineRestartSchedule:
 
         ```
         """
-        base_lr, eta_min = real_number("base_lr", base_lr), real_number("eta_min", eta_min)
+        base_lr, eta_min = float(real_number("base_lr", base_lr)), float(real_number("eta_min", eta_min))
         step = real_number("step", step, (">=", 0), ("<=", MOST_STEPS))
         segment = self.segment_at(step)
         floor, span = self.floor_and_span(segment, base_lr, eta_min)
@@ -529,11 +543,12 @@ class CosineRestartSchedule:
         """
         import numpy as np
 
-        base_lr, eta_min = real_number("base_lr", base_lr), real_number("eta_min", eta_min)
+        base_lr, eta_min = float(real_number("base_lr", base_lr)), float(real_number("eta_min", eta_min))
         if not isinstance(steps, range) and not np.ndim(steps):
             steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
         positions = np.asarray(steps)
-        if positions.size and positions.dtype.kind not in "iuf":
+        are_too_large = positions.dtype.kind == "O" and all(isinstance(step, int) for step in positions.flat)
+        if positions.size and positions.dtype.kind not in "iuf" and not are_too_large:
             raise TypeError(
                 f"Expected steps to be an int or an array of numbers, but got an array of {positions.dtype}"
             )
@@ -606,7 +621,7 @@ def _shares(segments: list[Any], counts: list[int], steps: np.ndarray) -> np.nda
 
 def _listed(cycles: Any) -> tuple[tuple[int, float], ...]:
     """Listed cycles as pairs of their steps and the share of the base rate at which they peak, checked."""
-    if isinstance(cycles, str) or not isinstance(cycles, Sequence):
+    if isinstance(cycles, (str, bytes)) or not isinstance(cycles, Sequence):
         raise TypeError(
             f"Expected cycles to be a list of steps, or of pairs of steps and the share of the base rate, but got "
             f"cycles={cycles!r} of type {type(cycles).__name__}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hf_warmcos.checks import real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
 from hf_warmcos.group_rates import GroupRates
 from hf_warmcos.saved_state import SavedState, read_state
 from hf_warmcos.schedule import CosineRestartSchedule
@@ -40,9 +40,10 @@ class CosineRestartLR(LRScheduler):
 
     It writes rates in ``step()``, into the parameter groups that the optimizer has then. Outside of ``step()`` (when a
     state is loaded, or a group was added) it writes only where it is in charge: where the groups still hold what its
-    last write left, so that a rate set by hand or by another scheduler stays. A group that is added joins at the
-    current position with the next update. A tensor `lr` is filled in place; one that several groups share is filled
-    once, so whoever exchanges it has to exchange it in all of them.
+    last write left, so that a rate set by hand, by another scheduler or by a loaded state of the optimizer stays until
+    the next ``step()``. A group that is added joins at the current position with the next update. A tensor `lr` is
+    filled in place; one that several groups share is filled once, so whoever exchanges it has to exchange it in all of
+    them.
 
     Args:
         optimizer (`torch.optim.Optimizer`): The optimizer whose rates are scheduled.
@@ -112,7 +113,7 @@ class CosineRestartLR(LRScheduler):
             eta_min_rate = real_number("eta_min_rate", eta_min_rate, (">=", 0), ("<=", 1))
             if eta_min != 0:
                 raise ValueError(f"Expected one of eta_min and eta_min_rate, but got {eta_min=} and {eta_min_rate=}")
-        last_epoch = whole_number("last_epoch", last_epoch, (">=", -1))
+        last_epoch = whole_number("last_epoch", last_epoch, (">=", -1), ("<", MOST_STEPS))
         self._schedule, self._eta_min, self._eta_min_rate = schedule, eta_min, eta_min_rate
         super().__init__(optimizer, last_epoch)
         self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
@@ -186,7 +187,7 @@ class CosineRestartLR(LRScheduler):
     @property
     def T_cur(self) -> float:
         """Steps since the current cycle started: negative in a prefix warmup, ``T_i`` and more after the last cycle."""
-        return self._step - self.schedule.cycle_at(self._step).start + self._fraction
+        return self._step - self.schedule.cycle_at(self._step).start + (self._fraction or 0)
 
     @property
     def at_cycle_end(self) -> bool:
@@ -205,7 +206,7 @@ class CosineRestartLR(LRScheduler):
         Raises:
             TypeError, ValueError: If `epoch` is not a number >= 0, or if the optimizer has lost parameter groups.
         """
-        groups, num_groups, start, stop, base_lrs, share_at, floor, spans, rates = self._constants
+        groups, num_groups, start, stop, base_lrs, kind, share_at, floor, spans, rates = self._constants
         step = self.last_epoch + 1
         if (
             epoch is not None
@@ -213,6 +214,7 @@ class CosineRestartLR(LRScheduler):
             or groups is not self.optimizer.param_groups
             or len(groups) != num_groups
             or base_lrs != self.base_lrs
+            or type(groups[-1]["lr"]) is not kind
         ):
             return self._step_anywhere(epoch)
         self.last_epoch = step
@@ -319,6 +321,7 @@ class CosineRestartLR(LRScheduler):
             start,
             stop,
             base_lrs,
+            type(groups[-1]["lr"]),
             share_at,
             floors[0],
             spans if is_plain else (),
@@ -357,16 +360,18 @@ class CosineRestartLR(LRScheduler):
         rewrites = self.last_epoch - self._written_at
         return len(groups) >= known and self._rates.stand(groups[:known], self.get_lr(), rewrites)
 
+    def _join_added_groups(self) -> None:
+        if len(self.optimizer.param_groups) > len(self.base_lrs) and self._is_in_charge():
+            self._move_to(self.last_epoch, self._fraction)
+
     def _await_added_groups(self) -> None:
         """Let parameter groups that are added join at the current position with the next update."""
         _keep_out_of_compilation()
 
         def join(*_: Any) -> None:
             scheduler = scheduler_ref()
-            if scheduler is None or len(scheduler.optimizer.param_groups) <= len(scheduler.base_lrs):
-                return
-            if scheduler._is_in_charge():
-                scheduler._move_to(scheduler.last_epoch, scheduler._fraction)
+            if scheduler is not None:
+                scheduler._join_added_groups()
 
         # The hook goes when the scheduler does, and holds nothing alive.
         scheduler_ref = weakref.ref(self, lambda _: handle.remove())
@@ -400,6 +405,7 @@ class CosineRestartLR(LRScheduler):
 
         A `LambdaLR` (the schedules of transformers) loads it, too, so that a run can leave again.
         """
+        self._join_added_groups()  # so that the state is one of all groups
         schedule = _arguments(self)
         if self.schedule.cycles is not None:
             schedule["cycles"] = [[*cycle] for cycle in self.schedule.cycles]  # type: ignore[misc]
@@ -462,11 +468,11 @@ class CosineRestartLR(LRScheduler):
             eta_min = of.eta_min if of.eta_min_rate is None else base_lr * of.eta_min_rate
             return of.schedule.curve(steps, base_lr, eta_min)
 
+        here, there = _arguments(self), _arguments(saved)
         done = min(saved.last_epoch, _MOST_STEPS_TO_COMPARE)
         parts = (range(first, min(first + 2**16, done)) for first in range(0, done, 2**16))
-        if all(np.allclose(past(self, part), past(saved, part), rtol=1e-9, atol=0) for part in parts):
+        if here == there or all(np.allclose(past(self, part), past(saved, part), rtol=1e-9, atol=0) for part in parts):
             return []
-        here, there = _arguments(self), _arguments(saved)
         return [f"{name} was {there[name]}, is {here[name]}" for name in here if there[name] != here[name]]
 
     def __repr__(self) -> str:
@@ -489,9 +495,9 @@ class _Deciding:
         return any(base_lrs[index] != base_lr for index, base_lr in self.base_lrs.items())
 
 
-_NO_STEPS: tuple[Any, ...] = (None, 0, 0, 0, None, None, 0.0, (), None)
-# Two curves of so many steps take about a second. Schedules that have been the same for so long differ in their end.
-_MOST_STEPS_TO_COMPARE = 10**7
+_NO_STEPS: tuple[Any, ...] = (None, 0, 0, 0, None, None, None, 0.0, (), None)
+# Two curves of so many steps take some seconds where their cycles are short.
+_MOST_STEPS_TO_COMPARE = 10**6
 
 
 @cache

@@ -118,8 +118,8 @@ class SnapshotEnsemble(nn.Module):
     these in the place of the model's own. So it is the loss of that class, with its shift of the labels, its
     interpolation or its class weights.
 
-    Predictions are averaged, not weights. Averages of the weights at cycle ends were measured, too (docs/when-to-use.md):
-    nearly always better than the mean of the models that were averaged, and no further ahead of the last one than this.
+    Predictions are averaged, not weights: where an average of cycle ends beat the last checkpoint in this project's
+    measurements (docs/when-to-use.md), that of predictions gained at least as much.
 
     An ensemble is called as its models are, by position or by name, and goes into a `Trainer` for `evaluate` and
     `predict`. It has no gradients, and does not generate.

@@ -38,6 +38,20 @@ def test_a_state_of_a_schedule_of_transformers_says_no_schedule(make_optimizer):
     assert (state.last_epoch, state.step_count, state.schedule) == (0, 1, None)
 
 
+def test_what_a_schedule_of_transformers_carries_along_is_not_believed(make_optimizer):
+    optimizer = make_optimizer(0.1)
+    scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=10))
+    optimizer.step()
+    scheduler.step(12.5)
+    optimizer.param_groups[0]["lr"] = 0.05
+    theirs = get_linear_schedule_with_warmup(make_optimizer(0.1), 5, 100)
+    theirs.load_state_dict(scheduler.state_dict())
+    theirs.optimizer.step()
+    theirs.step()
+    state = read_state(theirs.state_dict())
+    assert (state.last_epoch, state.fraction, state.in_charge, state.schedule) == (13, 0, True, None)
+
+
 @pytest.mark.parametrize("state", [None, 3, [1], "x"])
 def test_what_is_no_dict_is_refused(state):
     with pytest.raises(TypeError, match="Expected a scheduler state to be a dict"):

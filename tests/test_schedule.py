@@ -333,6 +333,8 @@ def test_steps_beyond_those_that_can_be_counted_are_refused(method):
     for step in (BIG, 2**63, 1e300):
         with pytest.raises(ValueError, match="step"):
             getattr(FIGURE, method)(step)
+        with pytest.raises(ValueError, match="steps"):
+            FIGURE.curve([step])
 
 
 @pytest.mark.parametrize(
@@ -364,10 +366,20 @@ def test_listed_cycles_stand_in_place_of_what_they_replace(replaced):
         CosineRestartSchedule(cycles=[10], **replaced)
 
 
+@pytest.mark.parametrize("method", ["cycle", "peak_lr"])
 @pytest.mark.parametrize("index", [-1, 2, 0.5, "0"])
-def test_a_cycle_that_there_is_not_is_refused(index):
-    with pytest.raises((TypeError, ValueError), match="index"):
-        CosineRestartSchedule(10, num_cycles=2).cycle(index)
+def test_a_cycle_that_there_is_not_is_refused(method, index):
+    for schedule in (CosineRestartSchedule(10, num_cycles=2), CosineRestartSchedule(cycles=[10, 20])):
+        with pytest.raises((TypeError, ValueError), match="index"):
+            getattr(schedule, method)(index)
+
+
+def test_a_cycle_beyond_the_steps_that_can_be_counted_is_refused():
+    with pytest.raises(ValueError, match="index=100000000"):
+        CosineRestartSchedule(1, 2, num_cycles=10**9).cycle(10**8)
+    with pytest.raises(ValueError, match="num_cycles=1000000000"):
+        CosineRestartSchedule(10, num_cycles=10**9).extend(2 * 10**10)
+    assert CosineRestartSchedule(10, num_cycles=2, warmup_steps=2**63 - 1, warmup_mode="prefix").end is None
 
 
 WRONG_NUMBERS = [(value, ValueError) for value in (-1, math.nan, math.inf, -math.inf)] + [
@@ -423,7 +435,7 @@ def test_a_warmup_mode_that_is_no_string_is_a_type_error():
     [
         ({"num_training_steps": 0}, "num_training_steps"),
         ({"num_training_steps": 10, "num_cycles": 11}, "num_cycles"),
-        ({"num_training_steps": 10, "num_cycles": 4, "T_mult": 3}, "T_0"),
+        ({"num_training_steps": 10, "num_cycles": 4, "T_mult": 3}, "num_cycles=4 and T_mult=3"),
         ({"num_training_steps": 10, "warmup_steps": 11}, "warmup_steps"),
         ({"num_training_steps": "10"}, "num_training_steps"),
         ({"num_training_steps": 10, "T_mult": None}, "T_mult"),

@@ -453,6 +453,31 @@ def test_groups_that_share_a_tensor_share_its_rate_also_where_it_is_exchanged(ex
         assert [float(rate) for rate in filled] == pytest.approx([scheduler.schedule.lr_at(step, 0.25)] * len(filled))
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 20])
+def test_tensors_that_are_put_in_the_place_of_floats_are_filled_from_the_next_step_on(warmup_steps):
+    for cut in range(4):
+        optimizer = make_optimizer()
+        scheduler = Scheduler(optimizer, 40, warmup_steps=warmup_steps)
+        advance(optimizer, scheduler, cut)
+        tensors = [torch.tensor(group["lr"]) for group in optimizer.param_groups]
+        for group, tensor in zip(optimizer.param_groups, tensors):
+            group["lr"] = tensor
+        advance(optimizer, scheduler, 5)
+        assert all(group["lr"] is tensor for group, tensor in zip(optimizer.param_groups, tensors))
+        expected = [scheduler.schedule.lr_at(cut + 5, base_lr) for base_lr in (0.5, 0.02)]
+        assert rates_of(optimizer) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_group_that_was_just_added_is_part_of_the_state():
+    optimizer = make_optimizer()
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler, 4)
+    optimizer.add_param_group(another_group())
+    state = scheduler.state_dict()
+    assert state["base_lrs"] == [0.5, 0.02, 0.4]
+    assert rates_of(optimizer) == state["_last_lr"] == [scheduler.schedule.lr_at(4, lr) for lr in (0.5, 0.02, 0.4)]
+
+
 def test_the_last_of_the_groups_that_share_a_tensor_decides_as_if_each_filled_it_in_turn():
     shared = torch.tensor(0.5)
     optimizer = torch.optim.SGD([another_group(shared), another_group(0.1), another_group(shared)])

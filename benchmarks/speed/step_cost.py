@@ -190,7 +190,11 @@ TENSOR_CONTENDERS = {name: CONTENDERS[name] for name in (OURS, BARE_LOOP, TORCH,
 
 
 def measure(
-    contenders: Mapping[str, Callable[[Optimizer], Step]], num_groups: int, rates: str, rounds: int
+    contenders: Mapping[str, Callable[[Optimizer], Step]],
+    num_groups: int,
+    rates: str,
+    rounds: int,
+    least_calls: int = 1,
 ) -> tuple[Timings, dict[str, str]]:
     """Time all contenders that there are, and say why of the others."""
     optimizers, runs, unavailable = {}, {}, {}
@@ -204,7 +208,7 @@ def measure(
         run(2 * WARMUP_STEPS)
         optimizers[name], runs[name] = optimizer, run
     # Short rounds: a longer one would more often be the one in which the system runs something else.
-    timings = interleave(runs, rounds, calls=max(1, 200 // num_groups))
+    timings = interleave(runs, rounds, calls=max(least_calls, 200 // num_groups))
     # The contenders that describe the same schedule have to have arrived at the same rates.
     ours, bare = ([group["lr"] for group in optimizers[name].param_groups] for name in (OURS, BARE_LOOP))
     torch.testing.assert_close(ours, bare, rtol=1e-9 if rates == "float" else 1e-6, atol=1e-15)
@@ -272,12 +276,14 @@ def main() -> None:
     arguments = argument_parser(__doc__).parse_args()
     warnings.simplefilter("ignore")  # SequentialLR steps its schedulers in a way that torch has deprecated
     rounds = 5 if arguments.quick else 2000
+    # With tensors, what comes between two calls (a contender that takes milliseconds) would empty the caches.
+    few_long_rounds = (2, 2) if arguments.quick else (100, 20)
     floats: dict[int, Timings] = {}
     tensors: dict[int, Timings] = {}
     for num_groups in NUM_GROUPS:
         floats[num_groups], unavailable = measure(CONTENDERS, num_groups, "float", rounds)
-        tensors[num_groups], _ = measure(TENSOR_CONTENDERS, num_groups, "tensor", rounds)
-    shared, _ = measure(TENSOR_CONTENDERS, NUM_GROUPS[-1], "shared", rounds)
+        tensors[num_groups], _ = measure(TENSOR_CONTENDERS, num_groups, "tensor", *few_long_rounds)
+    shared, _ = measure(TENSOR_CONTENDERS, NUM_GROUPS[-1], "shared", *few_long_rounds)
 
     where = surroundings("transformers", "timm", "pytorch_optimizer")
     print(f"Microseconds per `step()`: median (quartiles) of {rounds} interleaved rounds. {describe(where)}.")
