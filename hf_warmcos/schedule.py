@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import decimal
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import pi
@@ -37,6 +36,7 @@ class Segment:
         start: The first step.
         length: How many steps it has; infinite after the last cycle.
         cycle: The index of the cycle that it belongs to.
+        evaluated: The fields by which the segments of one schedule differ in their shares.
     """
 
     start: Any
@@ -55,6 +55,7 @@ class Rise(Segment):
 
     first: float = 0.0
     from_zero: bool = False
+    evaluated = ("start", "length")
 
     def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
         return self.first + (1 - self.first) * ((step - self.start) / self.length)
@@ -66,6 +67,7 @@ class Flat(Segment):
 
     level: float = 1.0
     from_zero = False
+    evaluated = ("level",)
 
     def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
         return self.level
@@ -76,6 +78,7 @@ class Cosine(Segment):
     """Half a cosine, from 1 to 0."""
 
     from_zero = False
+    evaluated = ("start", "length")
 
     def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
         return (1 + cos(pi * (step - self.start) / self.length)) / 2
@@ -546,7 +549,7 @@ class CosineRestartSchedule:
         base_lr, eta_min = float(real_number("base_lr", base_lr)), float(real_number("eta_min", eta_min))
         if not isinstance(steps, range) and not np.ndim(steps):
             steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
-        positions = np.asarray(steps)
+        positions = np.arange(steps.start, steps.stop, steps.step) if isinstance(steps, range) else np.asarray(steps)
         are_too_large = positions.dtype.kind == "O" and all(isinstance(step, int) for step in positions.flat)
         if positions.size and positions.dtype.kind not in "iuf" and not are_too_large:
             raise TypeError(
@@ -555,14 +558,17 @@ class CosineRestartSchedule:
         if not np.all((positions >= 0) & (positions <= MOST_STEPS)):
             raise ValueError(f"Expected 0 <= steps <= {MOST_STEPS}, but got steps={steps}")
         flat = positions.ravel().astype(np.float64 if positions.dtype.kind == "f" else np.int64, copy=False)
-        order = np.argsort(flat, kind="stable")
+        order = slice(None) if np.all(flat[:-1] <= flat[1:]) else np.argsort(flat)
         ascending = flat[order]
         segments, counts = self._segments_of(ascending)
         bounds = np.array([self.floor_and_span(segment, base_lr, eta_min) for segment in segments]).reshape(-1, 2)
-        floors, spans = np.repeat(bounds, counts, axis=0).T
-        warm = np.minimum(1, self.overlap.share(ascending)) if self.overlap else 1.0
+        floors, spans = (np.repeat(bound, counts) for bound in bounds.T)
+        shares = _shares(segments, counts, ascending)
+        if self.overlap:
+            warm = np.minimum(1, self.overlap.share(ascending))
+            floors, shares = warm * floors, warm * shares
         rates = np.empty(flat.shape)
-        rates[order] = warm * floors + spans * (warm * _shares(segments, counts, ascending))
+        rates[order] = floors + spans * shares
         return rates.reshape(positions.shape)
 
     def _segments_of(self, ascending: np.ndarray) -> tuple[list[Any], list[int]]:
@@ -570,8 +576,9 @@ class CosineRestartSchedule:
         segments: list[Any] = []
         ends = [0]
         while ends[-1] < len(ascending):
-            segments.append(self.segment_at(ascending[ends[-1]].item()))
-            ends.append(bisect_left(ascending, segments[-1].stop, lo=ends[-1]))
+            segment = self.segment_at(ascending[ends[-1]].item())
+            segments.append(segment)
+            ends.append(int(ascending.searchsorted(segment.stop)) if segment.stop <= MOST_STEPS else len(ascending))
         return segments, [after - before for before, after in pairwise(ends)]
 
     def restarts(self, num_steps: int) -> list[int]:
@@ -602,20 +609,17 @@ def _shares(segments: list[Any], counts: list[int], steps: np.ndarray) -> np.nda
 
     shares = np.empty(steps.shape)
     for kind in {type(segment) for segment in segments}:
+        chosen = [segment for segment in segments if type(segment) is kind]
         is_kind = np.array([type(segment) is kind for segment in segments])
-        here, repeats = np.repeat(is_kind, counts), np.array(counts)[is_kind]
+        here = slice(None) if len(chosen) == len(segments) else np.repeat(is_kind, counts)
         columns = {
-            field.name: np.repeat(
-                # A length is only divided by, and may be more than an integer of numpy's holds.
-                np.array(
-                    [getattr(segment, field.name) for segment in segments if type(segment) is kind],
-                    dtype=np.float64 if field.name == "length" else None,
-                ),
-                repeats,
-            )
-            for field in fields(kind)
+            # A length is only divided by, and may be more than an integer of numpy's holds.
+            name: np.array([getattr(segment, name) for segment in chosen], np.float64 if name == "length" else None)
+            for name in kind.evaluated
         }
-        shares[here] = kind(**columns).share(steps[here], np.cos)
+        repeats = np.array(counts)[is_kind]
+        segment = replace(chosen[0], **{name: np.repeat(column, repeats) for name, column in columns.items()})
+        shares[here] = segment.share(steps[here], np.cos)
     return shares
 
 

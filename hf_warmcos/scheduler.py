@@ -214,7 +214,7 @@ class CosineRestartLR(LRScheduler):
             or groups is not self.optimizer.param_groups
             or len(groups) != num_groups
             or base_lrs != self.base_lrs
-            or type(groups[-1]["lr"]) is not kind
+            or type(groups[0]["lr"]) is not kind
         ):
             return self._step_anywhere(epoch)
         self.last_epoch = step
@@ -321,7 +321,7 @@ class CosineRestartLR(LRScheduler):
             start,
             stop,
             base_lrs,
-            type(groups[-1]["lr"]),
+            type(groups[0]["lr"]),
             share_at,
             floors[0],
             spans if is_plain else (),
