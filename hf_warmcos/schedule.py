@@ -560,16 +560,23 @@ class CosineRestartSchedule:
         flat = positions.ravel().astype(np.float64 if positions.dtype.kind == "f" else np.int64, copy=False)
         order = slice(None) if np.all(flat[:-1] <= flat[1:]) else np.argsort(flat)
         ascending = flat[order]
+        # Part by part, in memory that is still at hand: the system gives large arrays anew, page by page.
+        parts = [ascending[first : first + 2**13] for first in range(0, len(ascending), 2**13)]
+        rates = np.empty(flat.shape)
+        rates[order] = np.concatenate([self._rates_at(part, base_lr, eta_min) for part in parts] or [flat])
+        return rates.reshape(positions.shape)
+
+    def _rates_at(self, ascending: np.ndarray, base_lr: float, eta_min: float) -> np.ndarray:
+        import numpy as np
+
         segments, counts = self._segments_of(ascending)
-        bounds = np.array([self.floor_and_span(segment, base_lr, eta_min) for segment in segments]).reshape(-1, 2)
+        bounds = np.array([self.floor_and_span(segment, base_lr, eta_min) for segment in segments])
         floors, spans = (np.repeat(bound, counts) for bound in bounds.T)
         shares = _shares(segments, counts, ascending)
         if self.overlap:
             warm = np.minimum(1, self.overlap.share(ascending))
             floors, shares = warm * floors, warm * shares
-        rates = np.empty(flat.shape)
-        rates[order] = floors + spans * shares
-        return rates.reshape(positions.shape)
+        return floors + spans * shares
 
     def _segments_of(self, ascending: np.ndarray) -> tuple[list[Any], list[int]]:
         """The segments that any of the steps lie in, and how many of the steps lie in each."""

