@@ -136,7 +136,10 @@ def default_num_steps(schedule: CosineRestartSchedule) -> int:
 
     ```
     """
-    return min(schedule.cycle(CYCLES_WITHOUT_END).start, MOST_STEPS) if schedule.end is None else schedule.end
+    if schedule.end is not None:
+        return schedule.end
+    last = schedule.cycle_at(MOST_STEPS).index
+    return schedule.cycle(CYCLES_WITHOUT_END).start if last >= CYCLES_WITHOUT_END else MOST_STEPS
 
 
 def segments(schedule: CosineRestartSchedule, num_steps: int, most: int) -> Iterator[Segment]:
