@@ -419,9 +419,13 @@ class CosineRestartSchedule:
         """
         most = MOST_STEPS if self._cycles.count is None else self._cycles.count
         index = whole_number("index", index, (">=", 0), ("<", most))
-        start, after = self._cycles.start(index), self._cycles.start(index + 1)
-        if start > MOST_STEPS:
+        cycle = self._cycle(index)
+        if cycle.start - self.origin > MOST_STEPS:
             raise ValueError(f"Expected an index whose cycle starts within 2**63 - 1 steps, but got index={index}")
+        return cycle
+
+    def _cycle(self, index: int) -> Cycle:
+        start, after = self._cycles.start(index), self._cycles.start(index + 1)
         return Cycle(index, self.origin + start, after - start)
 
     def cycle_at(self, step: float) -> Cycle:
@@ -447,9 +451,7 @@ class CosineRestartSchedule:
         return self._cycle_at(real_number("step", step, (">=", 0), ("<=", MOST_STEPS)))
 
     def _cycle_at(self, step: int | float) -> Cycle:
-        index = self._cycles.index_at(max(0, step - self.origin))
-        start, after = self._cycles.start(index), self._cycles.start(index + 1)
-        return Cycle(index, self.origin + start, after - start)
+        return self._cycle(self._cycles.index_at(max(0, step - self.origin)))
 
     def peak_lr(self, index: int, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
         """Return the highest rate that cycle `index` aims at: `base_lr * decay**index`, but no lower than `eta_min`.

@@ -102,6 +102,7 @@ def bare_loop(optimizer: Optimizer) -> Step:
     of_tensors = isinstance(optimizer.param_groups[0]["lr"], torch.Tensor)
     position = 0
 
+    # Each written out in full, as one would by hand: a function for what they share would cost the loop a call.
     def step() -> None:
         nonlocal position
         position += 1
