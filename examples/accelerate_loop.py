@@ -67,7 +67,6 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     count_optimizer_steps(scheduler)
     set_seed(0, device_specific=True)  # the same weights on each process, but not the same dropout
-
     # Go on at the newest checkpoint, which is named after the updates before it.
     update = max((int(path.name.split("_")[1]) for path in output_dir.glob("update_*")), default=0)
     if update:
@@ -93,6 +92,7 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
                 accelerator.wait_for_everyone()
                 if accelerator.is_main_process:
                     (output_dir / "unfinished").rename(output_dir / f"update_{update}")  # now it is whole
+    model, optimizer, scheduler = accelerator.free_memory(model, optimizer, scheduler)  # else some runs never end
     accelerator.end_training()
 
 

@@ -10,8 +10,10 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,39 +47,66 @@ def warm_context() -> Any:
 
 
 class Machine(NamedTuple):
-    """One of several machines, each with a launcher of its own that finds the others at a port of the first."""
+    """One of several machines, each with a launcher of its own that finds the others at a port of the first.
+
+    All processes of all machines wait for each other at the barrier before they begin.
+    """
 
     rank: int
     num_machines: int
     port: int
+    all_started: Barrier
 
 
 def _run(
-    entry: Callable[..., None], arguments: tuple[Any, ...], log: str, num_processes: int, machine: Machine | None
+    entry: Callable[..., None], arguments: tuple[Any, ...], log: str, num_processes: int, machine: Machine
 ) -> None:
     os.setpgid(0, 0)  # a group of its own, so that one signal reaches the launcher and all its processes
     os.environ.update(_ENVIRONMENT)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    if num_processes == 1 and machine is None:
+    if machine.all_started.parties == 1:
         entry(*arguments)
         return
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=machine.num_machines if machine else 1,
-        max_nodes=machine.num_machines if machine else 1,
+        min_nodes=machine.num_machines,
+        max_nodes=machine.num_machines,
         nproc_per_node=num_processes,
-        rdzv_backend="static" if machine else "c10d",
-        rdzv_configs={"rank": machine.rank} if machine else {},
-        rdzv_endpoint=f"127.0.0.1:{machine.port if machine else 0}",
-        run_id="machines" if machine else str(os.getpid()),
+        rdzv_backend="static",
+        rdzv_configs={"rank": machine.rank},
+        rdzv_endpoint=f"127.0.0.1:{machine.port}",
+        run_id="tests",
         start_method="fork",
         max_restarts=0,
         monitor_interval=0.05,
     )
-    elastic_launch(config, entry)(*arguments)
+    elastic_launch(config, _run_in_group)(machine.all_started, entry, *arguments)
+
+
+def _run_in_group(all_started: Barrier, entry: Callable[..., None], *arguments: Any) -> None:
+    """Run an entry as one of several processes, without two faults that let about one run in fifty never end.
+
+    A launcher looks up the address of each process that connects to it. One that it forks meanwhile inherits the lock
+    of that look-up, and would wait for it when it connects itself.
+
+    Many scripts leave their group of processes before their model goes, which then is the last to hold it. A model
+    ends the group's threads with Python's lock held, for which one of these threads may be waiting.
+    """
+    import torch
+
+    all_started.wait()
+    held = []
+    destroy = torch.distributed.destroy_process_group
+
+    def destroy_but_hold(group: Any = None) -> None:
+        held.append(group or torch.distributed.group.WORLD)
+        destroy(group)
+
+    torch.distributed.destroy_process_group = destroy_but_hold
+    entry(*arguments)
 
 
 def run_example(arguments: list[str]) -> None:
@@ -103,7 +132,9 @@ class Run:
     ) -> None:
         self.log = log
         log.unlink(missing_ok=True)
-        self.process = warm_context().Process(target=_run, args=(entry, arguments, str(log), num_processes, machine))
+        self.machine = machine or Machine(0, 1, free_port(), warm_context().Barrier(num_processes))
+        arguments = (entry, arguments, str(log), num_processes, self.machine)
+        self.process = warm_context().Process(target=_run, args=arguments)
         self.process.start()
 
     @property
@@ -132,6 +163,13 @@ class Run:
         """Kill the run and all its processes."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def processes_of_group(group: int) -> list[int]:

@@ -21,15 +21,16 @@ from example_runs import (
     EXAMPLES,
     Machine,
     Run,
+    free_port,
     make_text,
     make_tiny_model,
     processes_of_group,
     read_metrics,
     run_example,
     wait_until,
+    warm_context,
 )
 from safetensors.torch import load_file
-from trainer_runs import free_port
 
 from hf_warmcos import CosineRestartSchedule
 
@@ -212,10 +213,12 @@ def test_two_launchers_of_which_one_is_killed_go_on_with_another_number_of_proce
     chance, output_dir = random.Random(3), tmp_path / "run"
     arguments = [*small, f"--output_dir={output_dir}"]
     for num_processes in (1, 2, 1):
-        inode_before, port = inode_of_metrics(output_dir), free_port()
+        inode_before = inode_of_metrics(output_dir)
+        port, all_started = free_port(), warm_context().Barrier(2 * num_processes)
+        machines = [Machine(rank, 2, port, all_started) for rank in range(2)]
         launchers = [
-            Run(tmp_path / f"log_{rank}", arguments, num_processes=num_processes, machine=Machine(rank, 2, port))
-            for rank in range(2)
+            Run(tmp_path / f"log_{machine.rank}", arguments, num_processes=num_processes, machine=machine)
+            for machine in machines
         ]
         wait_for_training(launchers[0], output_dir, chance, inode_before)
         killed, other = chance.sample(launchers, 2)

@@ -11,11 +11,11 @@ import time
 import pytest
 import torch
 from datasets import Dataset
+from example_runs import free_port
 from torch.optim.lr_scheduler import LambdaLR
 from trainer_runs import (
     BASE_LR,
     causal_lm,
-    free_port,
     logged_rates,
     processes,
     token_rows,

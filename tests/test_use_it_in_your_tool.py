@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from example_runs import Run
+from example_runs import Run, free_port
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
@@ -135,16 +135,12 @@ def deepspeed(folder: Path) -> float:
     # Its collectives over shared memory would be compiled for a minute first. Without them it uses gloo.
     library.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+        os.environ.update(
+            RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
+        )
     model = torch.nn.Linear(8, 1)
     run_code("DeepSpeed", model=model, optimizer=adamw(model), loader=torch.randn(2 * NUM_STEPS, 1, 8))
     return BASE_LR
-
-
-def free_port() -> str:
-    from trainer_runs import free_port as find
-
-    return str(find())
 
 
 def train_by_the_page(output: str, snippet: str) -> None:

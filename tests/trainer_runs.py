@@ -6,7 +6,6 @@ The functions are at the top of a module, so that the runs can also be had in pr
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +77,3 @@ def train_in_process_group(rank: int, world_size: int, port: int, output_dir: st
         MASTER_PORT=str(port),
     )
     train_and_keep_result(output_dir, **arguments)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]

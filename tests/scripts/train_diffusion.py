@@ -68,6 +68,8 @@ def main() -> None:
     if accelerator.is_main_process:
         with open(f"{args.output_dir}/rates.jsonl", "a") as file:
             file.writelines(f"{json.dumps(rate)}\n" for rate in rates)
+    # The model uses the group of processes, and goes before it: the other way round, some runs never end.
+    model, optimizer, lr_scheduler = accelerator.free_memory(model, optimizer, lr_scheduler)
     accelerator.end_training()
 
 
