@@ -57,11 +57,12 @@ class GeometricCycles:
 
     def __init__(self, T_0: int | float, T_mult: int | float = 1, count: int | None = None) -> None:
         self.T_0, self.T_mult, self.count = T_0, T_mult, count
+        self._exact_T_0 = T_0 if isinstance(T_0, int) else Fraction(T_0)
 
     def start(self, index: int) -> int:
         """The steps of all cycles before `index`."""
         if self.T_mult == 1:
-            return round(_exactly(self.T_0) * index)
+            return round(self._exact_T_0 * index)
         steps = _EXACT.multiply(decimal.Decimal(self.T_0), geometric_sum(self.T_mult, index))
         return round(min(steps, decimal.Decimal(2 * MOST_STEPS**2)))
 
@@ -69,7 +70,7 @@ class GeometricCycles:
         """The cycle that a step >= 0 lies in; of a step after the last cycle, the last."""
         if self.T_mult == 1:
             # The last k with T_0 * k <= step + 1/2, unless this one was halfway and rounded up.
-            index = (2 * int(step) + 1) // (2 * _exactly(self.T_0))
+            index = (2 * int(step) + 1) // (2 * self._exact_T_0)
             index -= self.start(index) > step
             return index if self.count is None else min(index, self.count - 1)
         return min(first_index(lambda index: self.start(index + 1) > step, self._indices), self._indices[-1])
@@ -150,7 +151,3 @@ def geometric_sum(T_mult: int | float, count: int) -> decimal.Decimal:
     """The sum of ``T_mult**k`` over k = 0 … count - 1, for T_mult other than 1, to 200 digits."""
     ratio = decimal.Decimal(T_mult)
     return _EXACT.divide(_EXACT.subtract(_EXACT.power(ratio, count), 1), _EXACT.subtract(ratio, 1))
-
-
-def _exactly(number: int | float) -> int | Fraction:
-    return number if isinstance(number, int) else Fraction(number)

@@ -26,7 +26,7 @@ _MOST_LISTED = 10**6  # cycles; each takes memory where they are listed
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """Steps ``start <= step < stop`` over which the rate follows one formula, as a share of the way to the peak.
 
@@ -49,7 +49,7 @@ class Segment:
         return self.start + self.length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rise(Segment):
     """A linear rise from `first` to 1; `from_zero`, from a share of the peak, and else of the way up to it."""
 
@@ -61,7 +61,7 @@ class Rise(Segment):
         return self.first + (1 - self.first) * ((step - self.start) / self.length)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flat(Segment):
     """A constant share: 1 on the plateau, 0 after the last cycle."""
 
@@ -73,7 +73,7 @@ class Flat(Segment):
         return self.level
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cosine(Segment):
     """Half a cosine, from 1 to 0."""
 
@@ -298,16 +298,7 @@ class CosineRestartSchedule:
                 f"Expected num_cycles and T_mult that leave each cycle one of the {budget} steps that there are for "
                 f"cycles, but got {num_cycles=} and {T_mult=}"
             )
-        schedule = cls(
-            T_0=T_0,
-            T_mult=T_mult,
-            decay=decay,
-            warmup_steps=warmup_steps,
-            warmup_mode=warmup_mode,
-            num_cycles=num_cycles,
-            warmup_lr_rate=warmup_lr_rate,
-            stable_ratio=stable_ratio,
-        )
+        schedule = cls(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio)
         if schedule.end != num_training_steps + only_warmup:
             raise ValueError(
                 f"Expected a num_training_steps whose T_0 a float can hold, but got {num_training_steps=}, for which "
@@ -383,12 +374,12 @@ class CosineRestartSchedule:
             return GeometricCycles(self.T_0, self.T_mult, self.num_cycles)
         return ListedCycles([length for length, _ in self.cycles])  # type: ignore[misc]
 
-    @property
+    @cached_property
     def _own_warmup(self) -> int:
         """The steps of each cycle's own warmup."""
         return self.warmup_steps if self.warmup_mode == "every_cycle" else 0
 
-    @property
+    @cached_property
     def origin(self) -> int:
         """The step at which cycle 0 starts."""
         return self.warmup_steps if self.warmup_mode == "prefix" else 0
@@ -563,7 +554,7 @@ class CosineRestartSchedule:
         order = slice(None) if np.all(flat[:-1] <= flat[1:]) else np.argsort(flat)
         ascending = flat[order]
         # Part by part, in memory that is still at hand: the system gives large arrays anew, page by page.
-        parts = [ascending[first : first + 2**13] for first in range(0, len(ascending), 2**13)]
+        parts = [ascending[first : first + 2**14] for first in range(0, len(ascending), 2**14)]
         rates = np.empty(flat.shape)
         rates[order] = np.concatenate([self._rates_at(part, base_lr, eta_min) for part in parts] or [flat])
         return rates.reshape(positions.shape)
@@ -587,7 +578,8 @@ class CosineRestartSchedule:
         while ends[-1] < len(ascending):
             segment = self.segment_at(ascending[ends[-1]].item())
             segments.append(segment)
-            ends.append(int(ascending.searchsorted(segment.stop)) if segment.stop <= MOST_STEPS else len(ascending))
+            stop = segment.stop
+            ends.append(int(ascending.searchsorted(stop)) if stop <= MOST_STEPS else len(ascending))
         return segments, [after - before for before, after in pairwise(ends)]
 
     def restarts(self, num_steps: int) -> list[int]:

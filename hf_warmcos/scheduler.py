@@ -126,7 +126,7 @@ class CosineRestartLR(LRScheduler):
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor) and group["initial_lr"] is group["lr"]:
                 group["initial_lr"] = group["lr"].clone()  # SequentialLR of older releases makes them one
-        self._step_count = 1
+        self._count_ahead = -self.last_epoch  # counted as the first call
         self._move_to(self.last_epoch + 1)
 
     # The schedule: what was constructed holds.
@@ -175,6 +175,15 @@ class CosineRestartLR(LRScheduler):
         return max(0, self.last_epoch)
 
     @property
+    def _step_count(self) -> int:
+        # Calls of `step()`, the constructor's included, kept as what they are ahead of the step, which each one moves.
+        return self.last_epoch + self._count_ahead
+
+    @_step_count.setter
+    def _step_count(self, count: int) -> None:
+        self._count_ahead = count - self.last_epoch
+
+    @property
     def cycle(self) -> int:
         """The index of the current cycle, counted from 0."""
         return self.schedule.cycle_at(self._step).index
@@ -218,25 +227,28 @@ class CosineRestartLR(LRScheduler):
         ):
             return self._step_anywhere(epoch)
         self.last_epoch = step
-        self._step_count += 1
         share = share_at(step)
-        if spans:
-            for group, span in zip(groups, spans):
-                group["lr"] = rate = floor + span * share
-            rates.last_rate = rate
-            return None
-        warm = 1.0 if self._warm_at is None else self._warm_at(step)
-        if not rates.rewrite(groups, [warm * floor + span * share for floor, span in self._bounds]):
-            self._move_to(step)
+        if not spans:
+            return self._rewrite(step, share)
+        for group, span in zip(groups, spans):
+            group["lr"] = rate = floor + span * share
+        rates.last_rate = rate
         return None
+
+    def _rewrite(self, step: int, share: float) -> None:
+        """What ``step()`` does where rates are tensors or floors differ: a function whose names no inner one shares."""
+        warm = 1.0 if self._warm_at is None else self._warm_at(step)
+        rates = [warm * floor + span * share for floor, span in self._bounds]
+        if not self._rates.rewrite(self.optimizer.param_groups, rates):
+            self._move_to(step)
 
     def _step_anywhere(self, epoch: float | None) -> None:
         """What ``step()`` does where the constants of the last step do not hold: at a restart, in a jump."""
         if epoch is None and self._step_count == 1:
             self._warn_if_optimizer_has_not_stepped()
-        cycle_before = self.cycle
+        count_before, cycle_before = self._step_count, self.cycle
         self._update_lr(epoch)
-        self._step_count += 1
+        self._step_count = count_before + 1
         cycle = self.schedule.cycle_at(self._step)
         if self.verbose and cycle.index not in (0, cycle_before):
             peaks = [
@@ -414,7 +426,7 @@ class CosineRestartLR(LRScheduler):
             "last_epoch": last_epoch,
             "fraction": self._fraction,
             "base_lrs": [*self.base_lrs],
-            "_step_count": self._step_count,
+            "_step_count": max(0, self._step_count),
             "in_charge": self._is_in_charge(),
             "schedule": schedule,
             # A LambdaLR that goes on from this state carries it along: where the two differ, it was one.
@@ -452,11 +464,12 @@ class CosineRestartLR(LRScheduler):
                 saved.last_epoch,
                 "; ".join(differences),
             )
-        self.base_lrs, self._step_count = saved.base_lrs, saved.step_count
+        self.base_lrs = saved.base_lrs
         if saved.in_charge:
             for group, base_lr in zip(groups, saved.base_lrs):
                 group["initial_lr"] = base_lr
         self._place(saved.in_charge, saved.last_epoch, saved.fraction)
+        self._step_count = saved.step_count
 
     def _differences_from(self, saved: SavedState) -> list[str]:
         """The arguments that differ from the saved ones, if the rates up to the saved position do."""
@@ -572,15 +585,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
         num_cycles: int | None = None,
         warmup_lr_rate: float = 0.0,
     ) -> None:
-        schedule = CosineRestartSchedule(
-            T_0=T_0,
-            T_mult=T_mult,
-            decay=decay,
-            warmup_steps=warmup_steps,
-            warmup_mode=warmup_mode,
-            num_cycles=num_cycles,
-            warmup_lr_rate=warmup_lr_rate,
-        )
+        schedule = CosineRestartSchedule(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate)
         super().__init__(
             optimizer, schedule, eta_min=eta_min, eta_min_rate=eta_min_rate, last_epoch=last_epoch, verbose=verbose
         )
