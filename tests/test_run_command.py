@@ -106,7 +106,13 @@ if __name__ == "__main__":
     def test_until_ctrl_c(self, folder):
         code = "print('ready', flush=True); import time; time.sleep(60)"
         process = subprocess.Popen(
-            [*RUN, "ends.py", code], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*RUN, "ends.py", code],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell lets what it runs in the background ignore Ctrl-C, and all that this starts in turn.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
