@@ -89,6 +89,13 @@ def eta_min_from_arguments(min_lr: float | None = None, min_lr_rate: float | Non
     return {"eta_min": 0.0 if min_lr is None else real_number("min_lr", min_lr, (">=", 0)), "eta_min_rate": None}
 
 
+# The factory's arguments, but for the optimizer and the position. The first two are the training script's to say.
+ARGUMENTS = (
+    *inspect.signature(schedule_from_arguments).parameters,
+    *inspect.signature(eta_min_from_arguments).parameters,
+)
+
+
 def check_arguments(**arguments: Any) -> None:
     """Check the factory's arguments before there are an optimizer, a warmup and a number of training steps.
 
@@ -110,8 +117,7 @@ def check_arguments(**arguments: Any) -> None:
 
     ```
     """
-    known = [*inspect.signature(schedule_from_arguments).parameters][2:]
-    known += inspect.signature(eta_min_from_arguments).parameters
+    known = ARGUMENTS[2:]
     unknown = [name for name in arguments if name not in known]
     if unknown:
         raise TypeError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from hf_warmcos.arguments import ARGUMENTS
 from hf_warmcos.schedule import WARMUP_MODES
 
 
@@ -129,22 +130,6 @@ def add_schedule_options(parser: argparse._ActionsContainer) -> None:
     add("--min_lr_rate", type=number, metavar="X", help="the same as a share of the rate, in place of --min_lr")
 
 
-_ARGUMENTS = (
-    "num_warmup_steps",
-    "num_training_steps",
-    "num_cycles",
-    "decay",
-    "T_0",
-    "T_mult",
-    "min_lr",
-    "min_lr_rate",
-    "warmup_mode",
-    "warmup_lr_rate",
-    "stable_ratio",
-    "cycles",
-)
-
-
 def schedule_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, as the factory's arguments.
 
@@ -155,4 +140,4 @@ def schedule_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Returns:
         `dict`: Keyword arguments of [`get_cosine_restarts_with_decay_and_warmup_schedule`].
     """
-    return {name: value for name, value in vars(options).items() if name in _ARGUMENTS and value is not None}
+    return {name: value for name, value in vars(options).items() if name in ARGUMENTS and value is not None}

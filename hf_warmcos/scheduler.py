@@ -229,17 +229,19 @@ class CosineRestartLR(LRScheduler):
         self.last_epoch = step
         share = share_at(step)
         if not spans:
-            return self._rewrite(step, share)
+            return self._rewrite(groups, step, share)
         for group, span in zip(groups, spans):
             group["lr"] = rate = floor + span * share
         rates.last_rate = rate
         return None
 
-    def _rewrite(self, step: int, share: float) -> None:
-        """What ``step()`` does where rates are tensors or floors differ: a function whose names no inner one shares."""
+    def _rewrite(self, groups: list[dict[str, Any]], step: int, share: float) -> None:
+        """What ``step()`` does where rates are tensors or floors differ.
+
+        It stands apart since names that a comprehension refers to, too, are slow in the whole function around it.
+        """
         warm = 1.0 if self._warm_at is None else self._warm_at(step)
-        rates = [warm * floor + span * share for floor, span in self._bounds]
-        if not self._rates.rewrite(self.optimizer.param_groups, rates):
+        if not self._rates.rewrite(groups, [warm * floor + span * share for floor, span in self._bounds]):
             self._move_to(step)
 
     def _step_anywhere(self, epoch: float | None) -> None:
