@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
+import runpy
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from example_runs import Run, wait_until
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -169,23 +167,23 @@ def test_every_rate_is_tuned_on_seeds_that_the_results_do_not_use():
     assert not set(budget.seeds) & set(budget.tuning_seeds)
 
 
+def run_study(arguments: list[str]) -> None:
+    """`python -m benchmarks.quality.moving_end`, in a process that has been started for it."""
+    sys.path.insert(0, str(ROOT))
+    sys.argv = ["moving_end", *arguments]
+    runpy.run_module("benchmarks.quality.moving_end", run_name="__main__")
+
+
 @pytest.mark.slow
 def test_the_command_goes_on_where_it_was_killed(tmp_path):
     path = tmp_path / "runs.jsonl"
-    command = [sys.executable, "-m", "benchmarks.quality.moving_end", "--quick", "--task", "digits", "--output", path]
 
     def lines_after_kill(num_lines: int) -> list[str]:
         """Run the command until it has written so many lines, and kill it."""
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while not path.exists() or path.read_text().count("\n") < num_lines:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        run = Run(tmp_path / "log", ["--quick", "--task=digits", f"--output={path}"], entry=run_study)
+        wait_until(lambda: path.exists() and path.read_text().count("\n") >= num_lines)
+        assert run.process.exitcode is None, run.output
+        run.kill()
         text = path.read_text()
         return text[: text.rfind("\n") + 1].splitlines()
 
