@@ -26,7 +26,7 @@ _MOST_LISTED = 10**6  # cycles; each takes memory where they are listed
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
 
 
-@dataclass(slots=True)
+@dataclass
 class Segment:
     """Steps ``start <= step < stop`` over which the rate follows one formula, as a share of the way to the peak.
 
@@ -49,7 +49,7 @@ class Segment:
         return self.start + self.length
 
 
-@dataclass(slots=True)
+@dataclass
 class Rise(Segment):
     """A linear rise from `first` to 1; `from_zero`, from a share of the peak, and else of the way up to it."""
 
@@ -61,7 +61,7 @@ class Rise(Segment):
         return self.first + (1 - self.first) * ((step - self.start) / self.length)
 
 
-@dataclass(slots=True)
+@dataclass
 class Flat(Segment):
     """A constant share: 1 on the plateau, 0 after the last cycle."""
 
@@ -73,7 +73,7 @@ class Flat(Segment):
         return self.level
 
 
-@dataclass(slots=True)
+@dataclass
 class Cosine(Segment):
     """Half a cosine, from 1 to 0."""
 

@@ -466,12 +466,11 @@ class CosineRestartLR(LRScheduler):
                 saved.last_epoch,
                 "; ".join(differences),
             )
-        self.base_lrs = saved.base_lrs
+        self.base_lrs, self._count_ahead = saved.base_lrs, saved.step_count - saved.last_epoch
         if saved.in_charge:
             for group, base_lr in zip(groups, saved.base_lrs):
                 group["initial_lr"] = base_lr
         self._place(saved.in_charge, saved.last_epoch, saved.fraction)
-        self._step_count = saved.step_count
 
     def _differences_from(self, saved: SavedState) -> list[str]:
         """The arguments that differ from the saved ones, if the rates up to the saved position do."""

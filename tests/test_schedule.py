@@ -233,7 +233,9 @@ def test_a_fractional_step_lies_between_its_neighbours():
 
 def test_a_schedule_is_a_value():
     assert CosineRestartSchedule(10, 2) == CosineRestartSchedule(np.int64(10), 2.0)
-    assert pickle.loads(pickle.dumps(FIGURE)) == copy.deepcopy(FIGURE) == FIGURE
+    FIGURE.lr_at(0)  # what it keeps by now can be copied, too
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(FIGURE, protocol)) == copy.deepcopy(FIGURE) == FIGURE
     assert hash(CosineRestartSchedule(10, 2)) == hash(CosineRestartSchedule(10.0, np.float64(2)))
     assert type(CosineRestartSchedule(np.int32(10)).T_0) is int
     with pytest.raises(FrozenInstanceError):

@@ -222,6 +222,17 @@ def test_scheduler_step_before_optimizer_step_is_warned_about_once(make_optimize
         scheduler.step()
 
 
+def test_a_scheduler_that_was_saved_before_its_first_step_warns_after_loading_too(make_optimizer):
+    optimizers = make_optimizer(), make_optimizer()
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["initial_lr"] = 0.1
+    saved = Scheduler(optimizers[0], 10, last_epoch=4).state_dict()
+    scheduler = Scheduler(optimizers[1], 10)
+    scheduler.load_state_dict(saved)
+    with pytest.warns(UserWarning, match=r"before `optimizer.step\(\)`"):
+        scheduler.step()
+
+
 def test_the_right_order_warns_of_nothing(make_optimizer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
