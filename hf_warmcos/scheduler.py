@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
-from hf_warmcos.group_rates import GroupRates
 from hf_warmcos.saved_state import SavedState, read_state
 from hf_warmcos.schedule import CosineRestartSchedule
+from hf_warmcos.written_rates import WrittenRates
 
 logger = logging.getLogger("hf_warmcos")
 
@@ -87,7 +87,7 @@ class CosineRestartLR(LRScheduler):
 
     base_lrs: list[float]  # type: ignore[assignment]
     last_epoch: int
-    _rates: Any  # GroupRates where this scheduler has written into the optimizer, else None
+    _rates: Any  # WrittenRates where this scheduler has written into the optimizer, else None
     _constants: tuple[Any, ...]
 
     def __init__(
@@ -288,7 +288,7 @@ class CosineRestartLR(LRScheduler):
         self.last_epoch, self._fraction = step, fraction
         segment = self.schedule.segment_at(self._position)
         bounds = self._bounds_in(segment)
-        self._rates, self._written_at = GroupRates(groups, self._lrs(self._position, segment, bounds)), step
+        self._rates, self._written_at = WrittenRates(groups, self._lrs(self._position, segment, bounds)), step
         self._prepare_steps(groups, segment, bounds)
 
     def _stand_aside(self, last_epoch: int, fraction: float) -> None:
@@ -522,7 +522,7 @@ def _keep_out_of_compilation() -> None:
     with suppress(ImportError, AttributeError):
         from torch._dynamo import trace_rules
 
-        for module in ("checks", "cycles", "schedule", "group_rates", "scheduler"):
+        for module in ("checks", "cycles", "schedule", "written_rates", "scheduler"):
             trace_rules.add(f"{__package__}.{module}")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class GroupRates:
+class WrittenRates:
     """Rates that were written into parameter groups, can be written anew, and are known again.
 
     A float is replaced. A tensor is filled in place, once where several groups share it (with the rate of the last of

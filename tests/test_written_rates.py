@@ -1,11 +1,11 @@
-"""Rates in parameter groups: `hf_warmcos.group_rates`."""
+"""Rates in parameter groups: `hf_warmcos.written_rates`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hf_warmcos.group_rates import GroupRates
+from hf_warmcos.written_rates import WrittenRates
 
 
 def floats(*rates):
@@ -32,7 +32,7 @@ def rates_of(groups):
 @pytest.mark.parametrize("make", [floats, tensors, sharing, mixed])
 def test_what_was_written_stands_until_somebody_else_writes(make):
     groups = make(0.1, 0.2, 0.3)
-    rates = GroupRates(groups, [0.5, 0.5, 0.5])
+    rates = WrittenRates(groups, [0.5, 0.5, 0.5])
     assert rates_of(groups) == [0.5, 0.5, 0.5]
     assert rates.stand(groups, [0.5, 0.5, 0.5], rewrites=0)
     for group in groups:
@@ -47,7 +47,7 @@ def test_what_was_written_stands_until_somebody_else_writes(make):
 def test_rewritten_rates_stand_as_well(make):
     groups = make(0.1, 0.2, 0.3)
     held = [group["lr"] for group in groups]
-    rates = GroupRates(groups, [0.5, 0.5, 0.5])
+    rates = WrittenRates(groups, [0.5, 0.5, 0.5])
     for rewrites in range(1, 4):
         value = 0.5 / rewrites
         assert rates.rewrite(groups, [value] * len(rates.owners))
@@ -60,7 +60,7 @@ def test_rewritten_rates_stand_as_well(make):
 
 def test_a_tensor_that_groups_share_is_written_once_with_the_rate_of_the_last():
     groups = sharing(0.1, 0.2, 0.3)
-    rates = GroupRates(groups, [0.5, 0.6, 0.7])
+    rates = WrittenRates(groups, [0.5, 0.6, 0.7])
     assert rates.owners == [2]
     assert rates_of(groups) == [0.7] * 3
     assert groups[0]["lr"]._version == 1
@@ -70,7 +70,7 @@ def test_a_tensor_that_groups_share_is_written_once_with_the_rate_of_the_last():
 @pytest.mark.parametrize("make", [floats, tensors])
 def test_a_rate_set_by_hand_in_any_group_is_seen(make, index):
     groups = make(0.1, 0.2, 0.3)
-    rates = GroupRates(groups, [0.5, 0.6, 0.7])
+    rates = WrittenRates(groups, [0.5, 0.6, 0.7])
     groups[index]["lr"] *= 0.5
     assert not rates.stand(groups, [0.5, 0.6, 0.7], rewrites=0)
 
@@ -78,6 +78,6 @@ def test_a_rate_set_by_hand_in_any_group_is_seen(make, index):
 def test_groups_that_hold_another_kind_of_rates_by_now_are_not_rewritten():
     for make in (tensors, sharing, mixed):
         groups = make(0.1, 0.2, 0.3)
-        rates = GroupRates(groups, [0.5, 0.5, 0.5])
+        rates = WrittenRates(groups, [0.5, 0.5, 0.5])
         groups[2] = {"lr": 0.9}
         assert not rates.rewrite(groups, [0.4] * len(rates.owners))
