@@ -223,7 +223,7 @@ class CosineRestartLR(LRScheduler):
             or groups is not self.optimizer.param_groups
             or len(groups) != num_groups
             or base_lrs != self.base_lrs
-            or type(groups[0]["lr"]) is not kind
+            or groups[0]["lr"].__class__ is not kind
         ):
             return self._step_anywhere(epoch)
         self.last_epoch = step
