@@ -335,7 +335,7 @@ class CosineRestartLR(LRScheduler):
             start,
             stop,
             base_lrs,
-            type(groups[0]["lr"]),
+            groups[0]["lr"].__class__,
             share_at,
             floors[0],
             spans if is_plain else (),

@@ -87,7 +87,7 @@ def _run(
 
 
 def _run_in_group(all_started: Barrier, entry: Callable[..., None], *arguments: Any) -> None:
-    """Run an entry as one of several processes, without two faults that let about one run in fifty never end.
+    """Run an entry as one of several processes, without two faults that let some runs never end.
 
     A launcher looks up the address of each process that connects to it. One that it forks meanwhile inherits the lock
     of that look-up, and would wait for it when it connects itself.

@@ -220,16 +220,17 @@ def counted_groups(num_groups: int | str) -> str:
     return f"{num_groups} group{'s' if int(num_groups) > 1 else ''}"
 
 
-def shared_over_one(rounds: int) -> float:
-    """Our median for many groups that share one tensor over that for one group, timed side by side."""
-    runs = {num_groups: ours(make_optimizer(num_groups, "shared")) for num_groups in (1, NUM_GROUPS[-1])}
+def measure_shared(rounds: int) -> Timings:
+    """Time our step for one group and for many groups that share one tensor, side by side."""
+    runs = {
+        counted_groups(num_groups): ours(make_optimizer(num_groups, "shared")) for num_groups in (1, NUM_GROUPS[-1])
+    }
     for run in runs.values():
         run(2 * WARMUP_STEPS)
-    one, many = interleave({str(num_groups): run for num_groups, run in runs.items()}, rounds, calls=200).values()
-    return many.median / one.median
+    return interleave(runs, rounds, calls=200)
 
 
-def compare(floats: dict[int, Timings], tensors: dict[int, Timings], ratio_of_shared: float) -> list[Bar]:
+def compare(floats: dict[int, Timings], tensors: dict[int, Timings], shared: Timings) -> list[Bar]:
     """Our medians over the peers'; in a warmup over those of the peers that know one."""
     in_warmup = {peer: limits for peer, limits in BARS.items() if peer != BARE_LOOP}
     compared = [
@@ -244,7 +245,8 @@ def compare(floats: dict[int, Timings], tensors: dict[int, Timings], ratio_of_sh
                 of = timings[num_groups]
                 ratio = of[row].median / of[peer].median if peer in of else None
                 bars.append(Bar(f"{row} over {peer}, {counted_groups(num_groups)}{kind}", ratio, "<=", limit))
-    return [*bars, Bar(f"{OURS}, {SHARED} over 1 group", ratio_of_shared, "<=", SHARED_BAR)]
+    one, many = shared.values()
+    return [*bars, Bar(f"{OURS}, {SHARED} over 1 group", many.median / one.median, "<=", SHARED_BAR)]
 
 
 def draw(rows: Mapping[str, Mapping[str, Timings]], path: Path) -> None:
@@ -293,6 +295,7 @@ def main() -> None:
         floats[num_groups], unavailable = measure(CONTENDERS, num_groups, "float", rounds)
         tensors[num_groups], _ = measure(TENSOR_CONTENDERS, num_groups, "tensor", *few_long_rounds)
     shared, _ = measure(TENSOR_CONTENDERS, NUM_GROUPS[-1], "shared", *few_long_rounds)
+    shared_alone = measure_shared(rounds)
 
     where = surroundings("transformers", "timm", "pytorch_optimizer")
     print(f"Microseconds per `step()`: median (quartiles) of {rounds} interleaved rounds. {describe(where)}.")
@@ -313,10 +316,11 @@ def main() -> None:
         "unit": "microseconds per step",
         "num_groups": as_record(floats),
         "tensor_rates": as_record(of_tensors),
+        "shared_tensor": {counted: of._asdict() for counted, of in shared_alone.items()},
         "unavailable": unavailable,
     }
     pictures = partial(draw, {"float rates": of_floats, "tensor rates": of_tensors})
-    finish(arguments, "step_cost", record, compare(floats, tensors, shared_over_one(rounds)), pictures)
+    finish(arguments, "step_cost", record, compare(floats, tensors, shared_alone), pictures)
 
 
 if __name__ == "__main__":
