@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns a plain Python number, or says what was expected and what came."""
+"""Checks of arguments: each returns a plain Python number or string, or says what was expected and what came."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 # The steps that can be counted, as in numpy's and torch's integers. Whatever is computed from numbers within this limit
 # fits into a float.
 MOST_STEPS = 2**63 - 1
+# The largest learning rate, and the largest factor on one: their product still fits into a float.
+MOST_LR = 1e150
 
 _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
@@ -19,12 +21,12 @@ def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | floa
 
     Args:
         name: The argument's name, for the error message.
-        value: Any real number, numpy's included. A bool is not a number here.
+        value: Any real number, including numpy's. A bool is not a number here.
         bounds: Pairs of a comparison and a limit that the value has to meet, such as ``(">", 0)``.
 
     Raises:
         TypeError: If ``value`` is not a real number.
-        ValueError: If ``value`` is NaN, beyond the range of a float or out of bounds.
+        ValueError: If ``value`` is NaN, does not fit into a float or is out of bounds.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Expected {name} to be a number, but got {name}={value!r} of type {type(value).__name__}")
@@ -44,3 +46,29 @@ def whole_number(name: str, value: Any, *bounds: tuple[str, float]) -> int:
     if not isinstance(number, int):
         raise ValueError(f"Expected {name} to be a whole number, but got {name}={number}")
     return number
+
+
+def learning_rate(name: str, value: Any, *bounds: tuple[str, float]) -> float:
+    """Return ``value`` as a ``float`` that any peak can be multiplied with."""
+    return float(real_number(name, value, (">=", -MOST_LR), ("<=", MOST_LR), *bounds))
+
+
+def one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
+    """Return ``value``, a string among ``known``."""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected {name} to be a string, but got {name}={value!r} of type {type(value).__name__}")
+    if value not in known:
+        raise ValueError(f"Expected {name} to be one of {', '.join(known)}, but got {name}={value!r}")
+    return value
+
+
+def minimum(eta_min: Any, eta_min_rate: Any, *names: str) -> tuple[float, float | None]:
+    """Return ``eta_min`` and ``eta_min_rate``, of which one at most is given, as numbers."""
+    name, name_of_rate = names or ("eta_min", "eta_min_rate")
+    eta_min = learning_rate(name, eta_min, (">=", 0))
+    if eta_min_rate is not None:
+        eta_min_rate = real_number(name_of_rate, eta_min_rate, (">=", 0), ("<=", 1))
+        if eta_min != 0:
+            came = f"{name}={eta_min} and {name_of_rate}={eta_min_rate}"
+            raise ValueError(f"Expected one of {name} and {name_of_rate}, but got {came}")
+    return eta_min, eta_min_rate

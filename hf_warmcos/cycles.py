@@ -1,7 +1,8 @@
-"""Where cycles lie: exact arithmetic on steps, without floating point and without rates.
+"""Where cycles lie and how high they peak: exact arithmetic on whole steps.
 
-Two kinds of cycles answer the same three questions: where does cycle k start (`start`), which cycle is at a step
-(`index_at`), and how many are there (`count`). Steps are counted here from the start of cycle 0.
+Two kinds of cycles, geometric and listed, answer the same questions: at which step does cycle k start (`start`), what
+is its peak (`peak`), which cycle is at a step (`index_at`), and how many are there (`count`)? Steps are counted here
+from the start of cycle 0.
 """
 
 from __future__ import annotations
@@ -10,16 +11,14 @@ import decimal
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 from hf_warmcos.checks import MOST_STEPS
 
-# Wide enough to hold exactly every sum of a geometric series that can lie halfway between two whole steps, so that
-# the rounding of a restart is never decided by the error of the arithmetic. Sums beyond its range become infinite.
-_EXACT = decimal.Context(
-    prec=200, rounding=decimal.ROUND_HALF_EVEN, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[]
-)
+# Wide enough to hold exactly every sum that can lie halfway between two whole steps, so that the arithmetic's own error
+# never decides how a restart is rounded. Sums beyond its range become infinite.
+_EXACT = decimal.Context(prec=200, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
 
 
 class Cycle(NamedTuple):
@@ -31,7 +30,7 @@ class Cycle(NamedTuple):
         length: How many steps it has.
     """
 
-    index: int  # type: ignore[assignment]  # the field shadows tuple.index, which nobody asks a cycle for
+    index: int  # type: ignore[assignment]  # the field hides tuple.index, which no cycle needs
     start: int
     length: int
 
@@ -48,15 +47,15 @@ class GeometricCycles:
     the steps that can be counted are given as some step beyond them.
 
     ```python
-    >>> cycles = GeometricCycles(T_0=10, T_mult=2)
-    >>> cycles.start(3), cycles.index_at(69), cycles.index_at(70)
-    (70, 2, 3)
+    >>> cycles = GeometricCycles(T_0=10, T_mult=2, decay=0.5)
+    >>> cycles.start(3), cycles.peak(3), cycles.index_at(69), cycles.index_at(70)
+    (70, 0.125, 2, 3)
 
     ```
     """
 
-    def __init__(self, T_0: int | float, T_mult: int | float = 1, count: int | None = None) -> None:
-        self.T_0, self.T_mult, self.count = T_0, T_mult, count
+    def __init__(self, T_0: float, T_mult: float = 1, count: int | None = None, decay: float = 1) -> None:
+        self.T_0, self.T_mult, self.count, self.decay = T_0, T_mult, count, decay
         self._exact_T_0 = T_0 if isinstance(T_0, int) else Fraction(T_0)
 
     def start(self, index: int) -> int:
@@ -66,14 +65,14 @@ class GeometricCycles:
         steps = _EXACT.multiply(decimal.Decimal(self.T_0), geometric_sum(self.T_mult, index))
         return round(min(steps, decimal.Decimal(2 * MOST_STEPS**2)))
 
-    def index_at(self, step: int | float) -> int:
-        """The cycle that a step >= 0 lies in; of a step after the last cycle, the last."""
-        if self.T_mult == 1:
-            # The last k with T_0 * k <= step + 1/2, unless this one was halfway and rounded up.
-            index = (2 * int(step) + 1) // (2 * self._exact_T_0)
-            index -= self.start(index) > step
-            return index if self.count is None else min(index, self.count - 1)
-        return min(first_index(lambda index: self.start(index + 1) > step, self._indices), self._indices[-1])
+    def peak(self, index: int) -> float:
+        """The fraction of the initial learning rate at which a cycle peaks."""
+        return self.decay**index
+
+    def index_at(self, step: float) -> int:
+        """The cycle that a step >= 0 lies in; for a step after the last cycle, the last one."""
+        index = first_index(lambda index: self.start(index + 1) > step, self._indices)
+        return index if self.count is None else min(index, self.count - 1)
 
     @property
     def _indices(self) -> range:
@@ -87,49 +86,48 @@ class GeometricCycles:
         def is_short(index: int) -> bool:
             return self.T_0 * self.T_mult**index < least
 
-        # Before rounding, the lengths grow or shrink throughout. Those that are short enough to matter are rounded to
-        # `least` steps or fewer, so that all of them have `least` exactly as long as their sum says so.
+        # Before rounding, the lengths grow or shrink throughout, so that those below `least` lie together. Each of them
+        # is rounded to `least` steps at most: one of them has fewer where their sum is smaller than it would be.
         indices = self._indices
         if self.T_mult < 1:
-            indices = range(first_index(is_short, indices), indices.stop)
+            indices = indices[first_index(is_short, indices) :]
         else:
-            indices = range(first_index(lambda index: not is_short(index), indices))
-        before = self.start(indices.start)
-
-        def has_lost_a_step(index: int) -> bool:
-            return self.start(index + 1) - before < (index + 1 - indices.start) * least
-
-        index = first_index(has_lost_a_step, indices)
+            indices = indices[: first_index(lambda index: not is_short(index), indices)]
+        first, before = indices.start, self.start(indices.start)
+        index = first_index(lambda index: self.start(index + 1) - before < (index + 1 - first) * least, indices)
         return index if index in indices else None
 
 
 class ListedCycles:
-    """Cycles of the given lengths, in whole steps.
+    """Cycles of the given lengths and peaks.
 
     ```python
-    >>> cycles = ListedCycles([10, 20, 5])
-    >>> cycles.start(2), cycles.index_at(29), cycles.index_at(30), cycles.index_at(1000)
-    (30, 1, 2, 2)
+    >>> cycles = ListedCycles([(10, 1), (20, 0.5), (5, 1)])
+    >>> cycles.start(2), cycles.peak(1), cycles.index_at(29), cycles.index_at(30), cycles.index_at(1000)
+    (30, 0.5, 1, 2, 2)
 
     ```
     """
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.count = len(lengths)
-        self._starts = list(accumulate(lengths, initial=0))
+    def __init__(self, lengths_and_peaks: Sequence[tuple[int, float]]) -> None:
+        self.count, self._lengths_and_peaks = len(lengths_and_peaks), lengths_and_peaks
+        self._starts = [*accumulate((length for length, _ in lengths_and_peaks), initial=0)]
 
     def start(self, index: int) -> int:
         """The steps of all cycles before `index`."""
         return self._starts[index]
 
-    def index_at(self, step: int | float) -> int:
-        """The cycle that a step >= 0 lies in; of a step after the last cycle, the last."""
+    def peak(self, index: int) -> float:
+        """The fraction of the initial learning rate at which a cycle peaks."""
+        return self._lengths_and_peaks[index][1]
+
+    def index_at(self, step: float) -> int:
+        """The cycle that a step >= 0 lies in; for a step after the last cycle, the last one."""
         return min(bisect_right(self._starts, step), self.count) - 1
 
     def first_shorter_than(self, least: int) -> int | None:
         """The first cycle of fewer steps than `least`, or None where there is none."""
-        lengths = (after - start for start, after in pairwise(self._starts))
-        return next((index for index, length in enumerate(lengths) if length < least), None)
+        return next((index for index, (length, _) in enumerate(self._lengths_and_peaks) if length < least), None)
 
 
 def first_index(holds: Callable[[int], bool], indices: range) -> int:
@@ -147,7 +145,7 @@ def first_index(holds: Callable[[int], bool], indices: range) -> int:
     return indices.start + bisect_left(indices[:bound], True, key=holds)
 
 
-def geometric_sum(T_mult: int | float, count: int) -> decimal.Decimal:
+def geometric_sum(T_mult: float, count: int) -> decimal.Decimal:
     """The sum of ``T_mult**k`` over k = 0 … count - 1, for T_mult other than 1, to 200 digits."""
     ratio = decimal.Decimal(T_mult)
     return _EXACT.divide(_EXACT.subtract(_EXACT.power(ratio, count), 1), _EXACT.subtract(ratio, 1))

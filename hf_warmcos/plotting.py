@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
-from hf_warmcos.schedule import CosineRestartSchedule, Segment
+from hf_warmcos.schedule import Arc, CosineRestartSchedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,27 +142,26 @@ def default_num_steps(schedule: CosineRestartSchedule) -> int:
     return schedule.cycle(CYCLES_WITHOUT_END).start if last >= CYCLES_WITHOUT_END else MOST_STEPS
 
 
-def segments(schedule: CosineRestartSchedule, num_steps: int, most: int) -> Iterator[Segment]:
-    """The segments that begin within the first `num_steps` steps, in order; no more than `most` of them.
+def arcs(schedule: CosineRestartSchedule, num_steps: int, most: int) -> Iterator[Arc]:
+    """The arcs that hold at any of the first `num_steps` steps, in order; no more than `most` of them.
 
     ```python
-    >>> schedule = CosineRestartSchedule(T_0=50, stable_ratio=0.2)
-    >>> [(segment.start, segment.stop) for segment in segments(schedule, 100, most=9)]
-    [(0, 10), (10, 50), (50, 60), (60, 100)]
+    >>> [(arc.fall_start, arc.stop) for arc in arcs(CosineRestartSchedule(T_0=50, stable_ratio=0.2), 100, most=9)]
+    [(10, 50), (60, 100)]
 
     ```
     """
     step: float = 0
     while step < num_steps and most > 0:
-        segment = schedule.segment_at(step)
-        yield segment
-        step, most = segment.stop, most - 1
+        arc = schedule.arc_at(step)
+        yield arc
+        step, most = arc.stop, most - 1
 
 
 def sample_steps(schedule: CosineRestartSchedule, num_steps: int, most: int = _MOST_POINTS) -> np.ndarray:
     """The steps, among the first `num_steps`, that a picture needs: all, or evenly spread with every corner kept.
 
-    Where there are more corners than points, those of the segments that spread steps lie in are kept: the curve
+    Where there are more corners than points, those of the arcs that spread steps lie in are kept: the curve
     then fills the space between its peaks and its minimum.
 
     ```python
@@ -174,10 +173,10 @@ def sample_steps(schedule: CosineRestartSchedule, num_steps: int, most: int = _M
     if num_steps <= most:
         return np.arange(num_steps)
     spread = [index * (num_steps - 1) // (most - 1) for index in range(most)]
-    known = list(segments(schedule, num_steps, most // 4))
+    known = list(arcs(schedule, num_steps, most // 4))
     if known[-1].stop < num_steps:
-        known += map(schedule.segment_at, spread[::4])
-    corners = {schedule.warmup_steps}.union(*((segment.start, segment.stop) for segment in known))
+        known += map(schedule.arc_at, spread[::4])
+    corners = set[float]().union(*(arc.corners for arc in known))
     kept = {step for corner in corners for step in (corner - 1, corner) if 0 <= step < num_steps}
     return np.array(sorted(kept.union(spread)))
 

@@ -1,15 +1,19 @@
-"""What a scheduler's `state_dict` says, read and checked before anything is changed."""
+"""What a scheduler's `state_dict` says: written, read and checked, and compared with another."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from itertools import product
 from typing import Any
 
 from torch import Tensor
 
-from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, learning_rate, minimum, real_number, whole_number
 from hf_warmcos.schedule import CosineRestartSchedule
+
+_MOST_ARCS_TO_COMPARE = 10_000  # more would take seconds
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,12 @@ class SavedState:
     Attributes:
         last_epoch: The position; negative in a scheduler that waited for its turn.
         fraction: What a fractional position has beyond `last_epoch`.
-        step_count: Calls of `step()`, the constructor's included.
-        base_lrs: The rate that each parameter group was given.
-        in_charge: Whether the optimizer had the scheduler's own rates. Only this project's states say so; of others it
-            is supposed.
+        step_count: Calls of `step()`, including the constructor's.
+        base_lrs: The initial learning rate of each parameter group.
+        in_charge: Whether the optimizer had the scheduler's own learning rates. Only this project's states say so; for
+            others it is assumed.
         schedule: The schedule, or None where the state was saved by a scheduler of another kind.
-        eta_min, eta_min_rate: The rate at the end of each cycle, or its share of each base rate.
+        eta_min, eta_min_rate: The learning rate at the end of each cycle, or its fraction of each initial one.
     """
 
     last_epoch: int
@@ -35,6 +39,56 @@ class SavedState:
     schedule: CosineRestartSchedule | None = None
     eta_min: float = 0.0
     eta_min_rate: float | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What the scheduler was constructed with, as plain numbers, strings and sequences."""
+        assert self.schedule is not None
+        return asdict(self.schedule) | {"eta_min": self.eta_min, "eta_min_rate": self.eta_min_rate}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as plain numbers, strings, lists and dicts. A `LambdaLR` loads it, too."""
+        arguments = self.arguments()
+        if arguments["cycles"] is not None:
+            arguments["cycles"] = [[*cycle] for cycle in arguments["cycles"]]
+        return {
+            "last_epoch": self.last_epoch,
+            "fraction": self.fraction,
+            "base_lrs": [*self.base_lrs],
+            "_step_count": self.step_count,
+            "in_charge": self.in_charge,
+            "schedule": arguments,
+            # A LambdaLR that loads this state saves these entries again: where saved_at differs from last_epoch by
+            # then, the other entries of this project are out of date.
+            "saved_at": self.last_epoch,
+            "lr_lambdas": [None] * len(self.base_lrs),
+        }
+
+    def differences_from(self, saved: SavedState) -> list[str]:
+        """The arguments that differ from the saved ones, where they change the learning rate of a step already taken.
+
+        The arcs of both schedules are compared one by one, up to the saved position or to the first that differs.
+        """
+        if saved.schedule is None or self.arguments() == saved.arguments():
+            return []
+        step: float = 0
+        for _ in range(_MOST_ARCS_TO_COMPARE):
+            if step >= saved.last_epoch:
+                break
+            arcs = [of.schedule.arc_at(step) for of in (self, saved)]  # type: ignore[union-attr]
+            stop = min(saved.last_epoch, *(arc.stop for arc in arcs))
+            telling = {step, (step + stop) // 2, stop - 1}.union(*(arc.corners for arc in arcs))
+            telling = {at + side for at in telling for side in (-1, 0, 1) if step <= at + side < stop}
+            for at, base_lr in product(telling, {*saved.base_lrs}):
+                lrs = (arc.lr_at(at, base_lr, of.minimum_of(base_lr)) for arc, of in zip(arcs, (self, saved)))
+                if not math.isclose(*lrs, rel_tol=1e-9):
+                    pairs = zip(saved.arguments().items(), self.arguments().values())
+                    return [f"{name} was {was}, is {value}" for (name, was), value in pairs if was != value]
+            step = stop
+        return []
+
+    def minimum_of(self, base_lr: float) -> float:
+        """The learning rate at the end of each cycle, of a parameter group."""
+        return self.eta_min if self.eta_min_rate is None else base_lr * self.eta_min_rate
 
 
 def read_state(state_dict: Any) -> SavedState:
@@ -65,32 +119,29 @@ def read_state(state_dict: Any) -> SavedState:
     last_epoch = whole_number("last_epoch", state_dict["last_epoch"], (">=", -1), ("<=", MOST_STEPS))
     base_lrs = state_dict["base_lrs"]
     if isinstance(base_lrs, str) or not isinstance(base_lrs, Sequence):
-        raise TypeError(f"Expected base_lrs to be a list of rates, but got base_lrs={base_lrs!r}")
-    # A LambdaLR that goes on from a state of this project carries along what it does not know.
-    if state_dict.get("saved_at", last_epoch) != last_epoch:
-        state_dict = {name: value for name, value in state_dict.items() if name not in _OF_THIS_PROJECT}
+        raise TypeError(f"Expected base_lrs to be a list of learning rates, but got base_lrs={base_lrs!r}")
+    if whole_number("saved_at", state_dict.get("saved_at", last_epoch)) != last_epoch:
+        out_of_date = ("fraction", "in_charge", "schedule")
+        state_dict = {name: value for name, value in state_dict.items() if name not in out_of_date}
     in_charge = state_dict.get("in_charge", True)
     if not isinstance(in_charge, bool):
         raise TypeError(f"Expected in_charge to be a bool, but got in_charge={in_charge!r}")
+    # torch's CosineAnnealingWarmRestarts keeps the fraction of a fractional step in T_cur alone.
+    fraction = state_dict.get("fraction", real_number("T_cur", state_dict.get("T_cur", 0)) % 1)
     return SavedState(
         last_epoch,
-        # torch's CosineAnnealingWarmRestarts keeps the fraction of a fractional step in T_cur alone.
-        real_number("fraction", state_dict.get("fraction", _fraction_of(state_dict)), (">=", 0), ("<", 1)),
+        real_number("fraction", fraction, (">=", 0), ("<", 1)),
         whole_number("_step_count", state_dict.get("_step_count", last_epoch + 1), (">=", 0)),
-        [
-            float(real_number("base_lrs", base_lr.item() if isinstance(base_lr, Tensor) else base_lr, (">=", 0)))
-            for base_lr in base_lrs
-        ],
+        [_saved_lr(base_lr) for base_lr in base_lrs],
         in_charge,
         **_schedule_of(state_dict),
     )
 
 
-_OF_THIS_PROJECT = ("fraction", "in_charge", "schedule")
-
-
-def _fraction_of(state_dict: Mapping[str, Any]) -> float:
-    return real_number("T_cur", state_dict.get("T_cur", 0)) % 1
+def _saved_lr(base_lr: Any) -> float:
+    if isinstance(base_lr, Tensor) and base_lr.numel() == 1:
+        base_lr = base_lr.item()
+    return learning_rate("base_lrs", base_lr, (">=", 0))
 
 
 def _schedule_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,15 +154,11 @@ def _schedule_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     else:
         return {}
     known = [field.name for field in fields(CosineRestartSchedule)]
-    unknown = {*arguments} - {*known, "eta_min", "eta_min_rate"}
-    if unknown:
+    if unknown := {*arguments} - {*known, "eta_min", "eta_min_rate"}:
         raise ValueError(f"Expected schedule to have arguments among {', '.join(known)}, but got {sorted(unknown)}")
     try:
         schedule = CosineRestartSchedule(**{name: arguments[name] for name in known if name in arguments})
-        eta_min = real_number("eta_min", arguments.get("eta_min", 0.0), (">=", 0))
-        eta_min_rate = arguments.get("eta_min_rate")
-        if eta_min_rate is not None:
-            eta_min_rate = real_number("eta_min_rate", eta_min_rate, (">=", 0), ("<=", 1))
+        eta_min, eta_min_rate = minimum(arguments.get("eta_min", 0.0), arguments.get("eta_min_rate"))
     except (TypeError, ValueError) as error:
         raise type(error)(f"Expected the schedule of a scheduler state, but got {dict(arguments)}: {error}") from error
     return {"schedule": schedule, "eta_min": eta_min, "eta_min_rate": eta_min_rate}

@@ -1,7 +1,12 @@
-"""The schedule: the rate as a pure function of the step. No torch, no optimizer, no I/O.
+"""The schedule: the learning rate as a function of the step. No torch, no optimizer, no I/O.
 
-Cosine annealing with warm restarts (SGDR, Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983) whose peak decays
-at each restart, after one linear warmup.
+A step lies in one cycle, and each cycle has one `Arc`. The learning rate of a parameter group at a step is::
+
+    of_floor, of_span = arc.fractions_at(step)  # the same for all parameter groups
+    floor, span = arc.floor_and_span(base_lr, eta_min)  # the same for all steps of the cycle
+    learning_rate = of_floor * floor + of_span * span
+
+No other formula in the package makes a learning rate.
 """
 
 from __future__ import annotations
@@ -15,100 +20,124 @@ from itertools import pairwise
 from math import pi
 from typing import TYPE_CHECKING, Any
 
-from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
+from hf_warmcos.checks import MOST_LR, MOST_STEPS, learning_rate, one_of, real_number, whole_number
 from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles, geometric_sum
 
 if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
-_MOST_LISTED = 10**6  # cycles; each takes memory where they are listed
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
+_MOST_LISTED = 10**5  # cycles that `extend` lists; more would take seconds
 
 
-@dataclass
-class Segment:
-    """Steps ``start <= step < stop`` over which the rate follows one formula, as a share of the way to the peak.
+def _clip(value: float, low: float, high: float) -> float:
+    return low if value < low else high if value > high else value
 
-    Its fields may be arrays: one segment for each of an array of steps.
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    r"""The learning rate through one cycle: a linear rise, a plateau at the peak, half a cosine down to the minimum.
+
+    With :math:`clip(x) = \min(\max(x, 0), 1)`:
+
+    .. math::
+        rise(t) &= r + (1 - r) \, clip((t - rise\_start) / rise), \quad r = rise\_from \\
+        fall(t) &= (1 + \cos(\pi \, clip((t - fall\_start) / fall))) / 2 \\
+        lr(t) &= rise(t) \cdot floor + rise(t) \cdot fall(t) \cdot span
+
+    The first factor, of the floor, is 1 where `lifts_floor` is false. Each warmup mode is this formula with another
+    `rise_start` and `lifts_floor`. The arcs of a schedule follow one another without a gap: the first one also holds
+    before its cycle, and the last one after it.
 
     Attributes:
-        start: The first step.
-        length: How many steps it has; infinite after the last cycle.
-        cycle: The index of the cycle that it belongs to.
-        evaluated: The fields by which the segments of one schedule differ in their shares.
+        cycle: The cycle.
+        peak: The fraction of the initial learning rate at which it peaks.
+        start, stop: The steps ``start <= step < stop`` at which the arc holds, from minus to plus infinity.
+        rise_start, rise: Where the warmup starts, and its steps; `rise` is 0 in a cycle that the warmup does not reach.
+        rise_from: The fraction at which the warmup starts.
+        lifts_floor: Whether the warmup scales the minimum as well.
+        fall_start, fall: Where the cosine starts, and its steps.
+
+    Example:
+
+    ```python
+    >>> arc = CosineRestartSchedule(T_0=10, T_mult=2, stable_ratio=0.5).arc_at(12)
+    >>> arc.start, arc.fall_start, arc.fall, arc.stop
+    (10, 20, 10, 30)
+    >>> [arc.fractions_at(step) for step in (10, 20, 25)]
+    [(1.0, 1.0), (1.0, 1.0), (1.0, 0.5)]
+
+    ```
     """
 
-    start: Any
-    length: Any
-    cycle: int = 0
+    cycle: Cycle
+    peak: float
+    start: float
+    stop: float
+    rise_start: int
+    rise: int
+    rise_from: float
+    lifts_floor: bool
+    fall_start: int
+    fall: int
+
+    def fractions_at(
+        self, step: Any, cos: Callable[[Any], Any] = math.cos, clip: Callable[[Any, float, float], Any] = _clip
+    ) -> tuple[Any, Any]:
+        """The fractions of the floor and of the span that make the learning rate at a step.
+
+        For an array of steps pass numpy's `cos` and `clip`: the fractions are then arrays, too.
+        """
+        of_span = (1 + cos(pi * clip(step - self.fall_start, 0, self.fall) / self.fall)) / 2
+        if not self.rise:
+            return 1.0, of_span
+        risen = self.rise_from + (1 - self.rise_from) * (clip(step - self.rise_start, 0, self.rise) / self.rise)
+        return (risen if self.lifts_floor else 1.0), risen * of_span
+
+    def floor_and_span(self, base_lr: float, eta_min: float) -> tuple[float, float]:
+        """The learning rate at the end of the cycle, and how far above it the cycle peaks."""
+        return eta_min, max(base_lr * self.peak, min(base_lr, eta_min)) - eta_min
+
+    def lr_at(self, step: Any, base_lr: float, eta_min: float, *cos_and_clip: Callable[..., Any]) -> Any:
+        """The learning rate at a step of this arc; or at an array of steps, with numpy's `cos` and `clip`."""
+        of_floor, of_span = self.fractions_at(step, *cos_and_clip)
+        floor, span = self.floor_and_span(base_lr, eta_min)
+        return of_floor * floor + of_span * span
 
     @property
-    def stop(self) -> float:
-        """The step after the last one."""
-        return self.start + self.length
-
-
-@dataclass
-class Rise(Segment):
-    """A linear rise from `first` to 1; `from_zero`, from a share of the peak, and else of the way up to it."""
-
-    first: float = 0.0
-    from_zero: bool = False
-    evaluated = ("start", "length")
-
-    def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
-        return self.first + (1 - self.first) * ((step - self.start) / self.length)
-
-
-@dataclass
-class Flat(Segment):
-    """A constant share: 1 on the plateau, 0 after the last cycle."""
-
-    level: float = 1.0
-    from_zero = False
-    evaluated = ("level",)
-
-    def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
-        return self.level
-
-
-@dataclass
-class Cosine(Segment):
-    """Half a cosine, from 1 to 0."""
-
-    from_zero = False
-    evaluated = ("start", "length")
-
-    def share(self, step: Any, cos: Callable[[Any], Any] = math.cos) -> Any:
-        return (1 + cos(pi * (step - self.start) / self.length)) / 2
+    def corners(self) -> set[float]:
+        """The steps at which one part of the formula ends and another begins, infinite ones aside."""
+        parts = {self.start, self.stop, self.rise_start + self.rise, self.fall_start, self.fall_start + self.fall}
+        return {step for step in parts if self.start <= step <= self.stop and math.isfinite(step)}
 
 
 @dataclass(frozen=True)
 class CosineRestartSchedule:
-    r"""Cosine annealing with warm restarts, a decaying peak and one linear warmup, as a pure function of the step.
+    r"""Cosine annealing with warm restarts, a decaying peak and one linear warmup, as a function of the step.
 
-    For a step t, warmup length W and :math:`\tau = t - s_k` in cycle k:
+    For a step t, warmup length W and :math:`\tau = t - s_k` in cycle k, which starts at :math:`s_k`:
 
     .. math::
-        s_k &= \mathrm{round}\left(T_0 \frac{T_{mult}^k - 1}{T_{mult} - 1}\right), \quad T_k = s_{k+1} - s_k \\
+        s_k &= \mathrm{round}\left(T_0 \frac{T_{mult}^k - 1}{T_{mult} - 1}\right)
+        \quad\text{or}\quad \mathrm{round}(T_0 k) \text{ where } T_{mult} = 1, \quad T_k = s_{k+1} - s_k \\
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
         lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi \tau / T_k)}{2}\right)
 
-    With r for ``warmup_lr_rate``, the warmup lies by ``warmup_mode``:
+    `warmup_mode` says where the warmup lies. With r for `warmup_lr_rate`:
 
-    - ``"overlap"``: cycles start at step 0 and ``warm(t) = r + (1 - r) * min(1, t / W)`` scales the cosine under it.
-    - ``"prefix"``: cycles start at step W; before it the rate is ``peak_0 * (r + (1 - r) * t / W)``.
+    - ``"overlap"``: cycles start at step 0, and ``warm(t) = r + (1 - r) * min(1, t / W)`` scales the cosine under it.
+    - ``"prefix"``: cycles start at step W; before it the learning rate is ``peak_0 * (r + (1 - r) * t / W)``.
     - ``"every_cycle"``: the first W steps of each cycle rise linearly to its peak,
       ``eta_min + (peak_k - eta_min) * (r + (1 - r) * tau / W)``, and the cosine takes the other ``T_k - W``.
 
-    With a plateau, the rate of a cycle stays at its peak for :math:`h_k` steps after the cycle's own warmup (of w = W
-    steps under ``"every_cycle"``, and w = 0 otherwise), and the cosine takes the rest:
+    With a plateau, the learning rate of a cycle stays at its peak for :math:`h_k` steps after the cycle's own warmup
+    (of w = W steps under ``"every_cycle"``, and w = 0 otherwise), and the cosine takes the rest:
 
     .. math::
         h_k = \min(\mathrm{round}(stable\_ratio \cdot (T_k - w)), T_k - w - 1)
 
-    Listed cycles take the place of the first two formulas: `cycles` gives each length :math:`T_k`, and the share of
+    Listed cycles replace the first two formulas: `cycles` gives each length :math:`T_k`, and the fraction of
     ``base_lr`` that stands for :math:`decay^k`.
 
     Restarts lie on whole steps, by exact arithmetic. A step is one optimizer update. Steps are counted up to 2**63 - 1,
@@ -117,19 +146,19 @@ class CosineRestartSchedule:
     Args:
         T_0 (`float`, *optional*): Length of the first cycle, in steps; at least one step. It need not be whole.
         T_mult (`float`, *optional*, defaults to 1): Factor on the length at each restart, > 0. Below 1 the cycles
-            grow shorter, and `num_cycles` has to say where they end.
+            get shorter, and `num_cycles` has to say where they end.
         decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.
         warmup_steps (`int`, *optional*, defaults to 0): Length W of the warmup, in steps.
         warmup_mode (`str`, *optional*, defaults to `"overlap"`): `"overlap"`, `"prefix"` or `"every_cycle"`.
-        num_cycles (`int`, *optional*): The number of cycles, after which the rate stays at `eta_min`. Without it
-            the restarts never end.
-        warmup_lr_rate (`float`, *optional*, defaults to 0.0): Share of the rate at which the warmup starts,
+        num_cycles (`int`, *optional*): The number of cycles, after which the learning rate stays at `eta_min`. Without
+            it the restarts never end.
+        warmup_lr_rate (`float`, *optional*, defaults to 0.0): Fraction of the learning rate at which the warmup starts,
             0 <= warmup_lr_rate <= 1.
-        stable_ratio (`float`, *optional*, defaults to 0.0): Share of each cycle's steps, its own warmup aside, at which
-            the rate stays at the peak before it anneals, 0 <= stable_ratio < 1.
+        stable_ratio (`float`, *optional*, defaults to 0.0): Fraction of each cycle's steps, its own warmup aside, at
+            which the learning rate stays at the peak before it anneals, 0 <= stable_ratio < 1.
         cycles (`list`, *optional*): The cycles one by one, in place of `T_0`, `T_mult`, `num_cycles` and `decay`: for
-            each its steps, or a pair of its steps and the share of the base rate at which it peaks (> 0). After the
-            last one the rate stays at `eta_min`.
+            each its steps, or a pair of its steps and the fraction of the initial learning rate at which it peaks
+            (> 0). After the last one the learning rate stays at `eta_min`.
 
     Raises:
         TypeError: If an argument is not a number (or, for `warmup_mode`, not a string; for `cycles`, not a list of
@@ -172,19 +201,17 @@ class CosineRestartSchedule:
             "T_mult": real_number("T_mult", self.T_mult, (">", 0), ("<=", MOST_STEPS)),
             "decay": real_number("decay", self.decay, (">", 0), ("<=", 1)),
             "warmup_steps": whole_number("warmup_steps", self.warmup_steps, (">=", 0), ("<=", MOST_STEPS)),
+            "warmup_mode": one_of("warmup_mode", self.warmup_mode, WARMUP_MODES),
             "warmup_lr_rate": real_number("warmup_lr_rate", self.warmup_lr_rate, (">=", 0), ("<=", 1)),
             "stable_ratio": real_number("stable_ratio", self.stable_ratio, (">=", 0), ("<", 1)),
         }
         if self.num_cycles is not None:
             checked["num_cycles"] = whole_number("num_cycles", self.num_cycles, (">=", 1), ("<=", MOST_STEPS))
         if self.cycles is not None:
-            replaced = {"T_0": None, "T_mult": 1, "decay": 1, "num_cycles": None}
-            given = {name: value for name, value in vars(self).items() if name in replaced and value != replaced[name]}
-            if given:
-                raise ValueError(
-                    f"Expected cycles in place of {', '.join(given)}, but got cycles={self.cycles!r} and "
-                    + ", ".join(f"{name}={value}" for name, value in given.items())
-                )
+            for name, default in {"T_0": None, "T_mult": 1, "decay": 1, "num_cycles": None}.items():
+                if (value := getattr(self, name)) != default:
+                    came = f"cycles={self.cycles!r} and {name}={value}"
+                    raise ValueError(f"Expected cycles in place of {name}, but got {came}")
             checked["cycles"] = _listed(self.cycles)
         elif self.T_0 is None:
             raise ValueError("Expected one of T_0 and cycles, but got T_0=None and cycles=None")
@@ -192,38 +219,241 @@ class CosineRestartSchedule:
             checked["T_0"] = real_number("T_0", self.T_0, (">", 0), ("<=", MOST_STEPS))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if not isinstance(self.warmup_mode, str):
-            raise TypeError(
-                f"Expected warmup_mode to be a string, but got warmup_mode={self.warmup_mode!r} "
-                f"of type {type(self.warmup_mode).__name__}"
-            )
-        if self.warmup_mode not in WARMUP_MODES:
-            raise ValueError(
-                f"Expected warmup_mode to be one of {', '.join(WARMUP_MODES)}, but got warmup_mode={self.warmup_mode!r}"
-            )
         if self.T_mult < 1 and self.num_cycles is None:
             raise ValueError(f"Expected num_cycles with T_mult < 1, but got T_mult={self.T_mult} and num_cycles=None")
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        """Check that each cycle has a step, under "every_cycle" one more than its warmup, and that the warmup ends."""
-        index = self._cycles.first_shorter_than(1)
-        if index is not None:
-            raise ValueError(
-                f"Expected T_0 and T_mult that give each cycle at least one step, but got T_0={self.T_0} and "
-                f"T_mult={self.T_mult}, which give cycle {index} none"
-            )
-        index = self._cycles.first_shorter_than(1 + self._own_warmup)
-        if index is not None:
-            raise ValueError(
-                f"Expected warmup_steps < {self.cycle(index).length}, the steps of cycle {index}, which has to hold "
-                f"the warmup, but got warmup_steps={self.warmup_steps}"
-            )
+        """Check that each cycle has a step beside its own warmup, and that the warmup ends."""
+        if (index := self._cycles.first_shorter_than(1)) is not None:
+            came = f"T_0={self.T_0} and T_mult={self.T_mult}, which give cycle {index} none"
+            raise ValueError(f"Expected T_0 and T_mult that give each cycle at least one step, but got {came}")
+        if (index := self._cycles.first_shorter_than(1 + self._own_warmup)) is not None:
+            limit = f"{self._cycle(index).length}, the steps of cycle {index}, which has to hold the warmup"
+            raise ValueError(f"Expected warmup_steps < {limit}, but got warmup_steps={self.warmup_steps}")
         if self.end is not None and self.warmup_steps > self.end:
-            raise ValueError(
-                f"Expected warmup_steps <= {self.end}, the steps of all {self._cycles.count} cycles, "
-                f"but got warmup_steps={self.warmup_steps}"
-            )
+            limit = f"{self.end}, the steps of all {self._cycles.count} cycles"
+            raise ValueError(f"Expected warmup_steps <= {limit}, but got warmup_steps={self.warmup_steps}")
+
+    # Where the cycles lie.
+
+    @cached_property
+    def _cycles(self) -> GeometricCycles | ListedCycles:
+        if self.T_0 is not None:
+            return GeometricCycles(self.T_0, self.T_mult, self.num_cycles, self.decay)
+        return ListedCycles(self.cycles)  # type: ignore[arg-type]
+
+    @cached_property
+    def _own_warmup(self) -> int:
+        """The steps of each cycle's own warmup."""
+        return self.warmup_steps if self.warmup_mode == "every_cycle" else 0
+
+    @cached_property
+    def origin(self) -> int:
+        """The step at which cycle 0 starts."""
+        return self.warmup_steps if self.warmup_mode == "prefix" else 0
+
+    @cached_property
+    def end(self) -> int | None:
+        """The step at which the last cycle ends, or None where that is beyond all steps: where restarts never end."""
+        count = self._cycles.count
+        end = None if count is None else self.origin + self._cycles.start(count)
+        return None if end is None or end > MOST_STEPS else end
+
+    def cycle(self, index: int) -> Cycle:
+        """Return a cycle by its index.
+
+        Args:
+            index (`int`): Which cycle, counted from 0.
+
+        Raises:
+            TypeError, ValueError: If `index` is not a whole number >= 0, or if there are not so many cycles.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=10, T_mult=2, warmup_steps=5, warmup_mode="prefix").cycle(2)
+        Cycle(index=2, start=35, length=40)
+
+        ```
+        """
+        count = self._cycles.count
+        cycle = self._cycle(whole_number("index", index, (">=", 0), ("<=", MOST_STEPS if count is None else count - 1)))
+        if cycle.start - self.origin > MOST_STEPS:
+            raise ValueError(f"Expected an index whose cycle starts within 2**63 - 1 steps, but got {index=}")
+        return cycle
+
+    def _cycle(self, index: int) -> Cycle:
+        start, after = self._cycles.start(index), self._cycles.start(index + 1)
+        return Cycle(index, self.origin + start, after - start)
+
+    def cycle_at(self, step: float) -> Cycle:
+        """Return the cycle that a step lies in, by exact arithmetic.
+
+        A step of a `"prefix"` warmup belongs to cycle 0, which starts later; a step after the last cycle to the
+        last cycle, which ended earlier.
+
+        Args:
+            step (`float`): The step, >= 0, whole or fractional.
+
+        Raises:
+            TypeError, ValueError: If `step` is not a number >= 0.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=1, T_mult=3).cycle_at(121)
+        Cycle(index=5, start=121, length=243)
+
+        ```
+        """
+        return self.arc_at(step).cycle
+
+    def restarts(self, num_steps: int) -> list[int]:
+        """Return the restarts among the first `num_steps` steps: the first step of each cycle but cycle 0.
+
+        Args:
+            num_steps (`int`): How many steps to look at, >= 0.
+
+        Raises:
+            TypeError, ValueError: If `num_steps` is not a whole number >= 0.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=10, T_mult=2).restarts(100)
+        [10, 30, 70]
+
+        ```
+        """
+        num_steps = whole_number("num_steps", num_steps, (">=", 0), ("<=", MOST_STEPS))
+        last = self.cycle_at(max(0, num_steps - 1)).index
+        return [self.origin + self._cycles.start(index) for index in range(1, last + 1)]
+
+    # What the learning rate is there.
+
+    def arc_at(self, step: float) -> Arc:
+        """Return the arc that holds at a step.
+
+        Args:
+            step (`float`): The step, >= 0, whole or fractional.
+
+        Raises:
+            TypeError, ValueError: If `step` is not a number >= 0.
+
+        Example:
+
+        ```python
+        >>> arc = CosineRestartSchedule(T_0=10, decay=0.5, num_cycles=2).arc_at(15)
+        >>> arc.cycle, arc.peak, arc.start, arc.stop
+        (Cycle(index=1, start=10, length=10), 0.5, 10, inf)
+
+        ```
+        """
+        step = real_number("step", step, (">=", 0), ("<=", MOST_STEPS))
+        cycle = self._cycle(self._cycles.index_at(max(0, step - self.origin)))
+        own = self._own_warmup
+        stable = min(round(self.stable_ratio * (cycle.length - own)), cycle.length - own - 1)
+        rise_start = cycle.start if own else 0
+        rises = cycle.index == 0 or cycle.start < rise_start + self.warmup_steps
+        return Arc(
+            cycle,
+            peak=self._cycles.peak(cycle.index),
+            start=cycle.start if cycle.index else -math.inf,
+            stop=math.inf if cycle.index + 1 == self._cycles.count else cycle.end,
+            rise_start=rise_start,
+            rise=self.warmup_steps if rises else 0,
+            rise_from=self.warmup_lr_rate,
+            lifts_floor=not own,
+            # A later fall begins at no step that can be counted; this one fits into numpy's integers.
+            fall_start=min(cycle.start + own + stable, MOST_STEPS),
+            fall=cycle.length - own - stable,
+        )
+
+    def peak_lr(self, index: int, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
+        """Return the highest learning rate that a cycle aims at: `base_lr * decay**index`, but not below `eta_min`.
+
+        Args:
+            index (`int`): Which cycle, counted from 0.
+            base_lr (`float`, *optional*, defaults to 1.0): The initial learning rate: the optimizer's `lr`.
+            eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle.
+
+        Raises:
+            TypeError, ValueError: If an argument is not a number, or if there is no such cycle.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=10, decay=0.5).peak_lr(3, base_lr=0.8)
+        0.1
+        >>> CosineRestartSchedule(cycles=[10, [20, 0.25]]).peak_lr(1, base_lr=0.8)
+        0.2
+
+        ```
+        """
+        floor, span = self.arc_at(self.cycle(index).start).floor_and_span(*_checked_lrs(base_lr, eta_min))
+        return floor + span
+
+    def lr_at(self, step: float, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
+        """Return the learning rate at a step, by the formula of the class.
+
+        Args:
+            step (`float`): The step, >= 0, whole or fractional. Update k, counted from 1, uses that of step k - 1.
+            base_lr (`float`, *optional*, defaults to 1.0): The initial learning rate: the optimizer's `lr`.
+            eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle.
+
+        Raises:
+            TypeError, ValueError: If an argument is not a number or `step` is negative.
+
+        Example:
+
+        ```python
+        >>> schedule = CosineRestartSchedule(T_0=100, decay=0.75, warmup_steps=10)
+        >>> schedule.lr_at(0), schedule.lr_at(50, base_lr=2.0), schedule.lr_at(100)
+        (0.0, 1.0, 0.75)
+
+        ```
+        """
+        return self.arc_at(step).lr_at(real_number("step", step), *_checked_lrs(base_lr, eta_min))
+
+    def curve(self, steps: Any, base_lr: float = 1.0, eta_min: float = 0.0) -> np.ndarray:
+        """Return the learning rate at many steps at once: `lr_at`, vectorised.
+
+        Args:
+            steps (`int`, `range` or array of `float`): A number of steps n, for the steps 0 … n - 1, or the steps
+                themselves, in any order.
+            base_lr, eta_min (`float`): As in `lr_at`.
+
+        Returns:
+            `np.ndarray`: The learning rates, in the shape of the steps.
+
+        Raises:
+            TypeError, ValueError: If an argument is not a number (or array of numbers) or a step is negative.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=2, decay=0.5).curve(5, base_lr=8.0).tolist()
+        [8.0, 4.0, 4.0, 2.0, 2.0]
+
+        ```
+        """
+        import numpy as np
+
+        def clip(values: np.ndarray, low: float, high: float) -> np.ndarray:
+            return np.clip(values, float(low), float(high))  # a whole number may be too large for numpy's integers
+
+        lrs, positions = _checked_lrs(base_lr, eta_min), _checked_steps(steps)
+        order = np.argsort(positions, axis=None, kind="stable")
+        ascending, rates, begin = positions.ravel()[order], np.empty(positions.size), 0
+        while begin < len(ascending):
+            arc = self.arc_at(ascending[begin].item())
+            end = int(ascending.searchsorted(arc.stop)) if arc.stop <= MOST_STEPS else len(ascending)
+            rates[order[begin:end]] = arc.lr_at(ascending[begin:end], *lrs, np.cos, clip)
+            begin = end
+        return rates.reshape(positions.shape)
+
+    # How many steps there are.
 
     @classmethod
     def fit(
@@ -279,31 +509,22 @@ class CosineRestartSchedule:
         warmup_steps = whole_number("warmup_steps", warmup_steps, (">=", 0))
         T_mult = real_number("T_mult", T_mult, (">", 0), ("<=", MOST_STEPS))
         if warmup_steps > num_training_steps:
-            raise ValueError(
-                f"Expected warmup_steps <= num_training_steps={num_training_steps}, but got warmup_steps={warmup_steps}"
-            )
+            raise ValueError(f"Expected warmup_steps <= {num_training_steps=}, but got {warmup_steps=}")
         budget = num_training_steps - (warmup_steps if warmup_mode == "prefix" else 0)
-        only_warmup = budget == 0
-        if only_warmup:
+        only_warms_up = budget == 0
+        if only_warms_up:
             budget = num_cycles = 1
-        if num_cycles > budget:
+        exact_T_0 = budget / decimal.Decimal(num_cycles if T_mult == 1 else geometric_sum(T_mult, num_cycles))
+        T_0 = int(exact_T_0) if exact_T_0 == int(exact_T_0) else float(exact_T_0)
+        if T_0 == 0 or GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
             raise ValueError(
-                f"Expected num_cycles <= {budget}, the steps that there are for cycles, but got num_cycles={num_cycles}"
-            )
-        whole_cycles = num_cycles if T_mult == 1 else geometric_sum(T_mult, num_cycles)
-        exact_T_0 = decimal.Decimal(budget) / decimal.Decimal(whole_cycles)
-        T_0 = int(exact_T_0) if int(exact_T_0) == exact_T_0 else float(exact_T_0)
-        if GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
-            raise ValueError(
-                f"Expected num_cycles and T_mult that leave each cycle one of the {budget} steps that there are for "
-                f"cycles, but got {num_cycles=} and {T_mult=}"
+                f"Expected num_cycles and T_mult that give each cycle at least one of the {budget} steps that are left "
+                f"for cycles, but got {num_cycles=} and {T_mult=}"
             )
         schedule = cls(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio)
-        if schedule.end != num_training_steps + only_warmup:
-            raise ValueError(
-                f"Expected a num_training_steps whose T_0 a float can hold, but got {num_training_steps=}, for which "
-                f"T_0={exact_T_0} was rounded to {T_0}"
-            )
+        if schedule.end != num_training_steps + only_warms_up:
+            came = f"{num_training_steps=}, for which T_0={exact_T_0} was rounded to {T_0}"
+            raise ValueError(f"Expected a num_training_steps whose T_0 a float can hold, but got {came}")
         return schedule
 
     def extend(
@@ -315,10 +536,10 @@ class CosineRestartSchedule:
         decay: float | None = None,
         peak: float | None = None,
     ) -> Self:
-        r"""Append cycles, for a run that goes on: the schedule stays as it is up to its `end`.
+        r"""Append cycles, to continue training: the schedule stays as it is up to its `end`.
 
-        The new cycles are fitted into the steps from `end` to `num_training_steps`, as in `fit`. With p for the share
-        of the base rate at which the last cycle so far peaks, the new ones peak at
+        The new cycles are fitted into the steps from `end` to `num_training_steps`, as in `fit`. With p for the
+        fraction of the initial learning rate at which the last cycle so far peaks, the new ones peak at
 
         .. math::
             p \cdot decay, \; p \cdot decay^2, \; \dots \quad\text{or}\quad peak, \; peak \cdot decay, \; \dots
@@ -329,14 +550,14 @@ class CosineRestartSchedule:
             T_mult (`float`, *optional*): Factor on the length of a new cycle at each restart among them. By default
                 the schedule's own, which is 1 where cycles are listed.
             decay (`float`, *optional*): Factor on the peak at each new restart, 0 < decay <= 1, likewise.
-            peak (`float`, *optional*): Share of the base rate at which the first new cycle peaks, > 0.
+            peak (`float`, *optional*): Fraction of the initial learning rate at which the first new cycle peaks, > 0.
 
         Returns:
             [`CosineRestartSchedule`]: The longer schedule, whose `cycles` are listed.
 
         Raises:
-            TypeError, ValueError: If the restarts never end, if an argument is out of its range, or if the cycles do
-                not fit.
+            TypeError, ValueError: If the restarts never end, if an argument is out of its range, if the cycles do not
+                fit, or if there would be more than 100,000 of them.
 
         Example:
 
@@ -353,294 +574,61 @@ class CosineRestartSchedule:
         end, count = self.end, self._cycles.count
         if end is None or count is None:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
-        if count > _MOST_LISTED:
-            raise ValueError(f"Expected at most {_MOST_LISTED} cycles to append others to, but got num_cycles={count}")
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
+        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1))
+        if count + num_cycles > _MOST_LISTED:
+            raise ValueError(
+                f"Expected at most {_MOST_LISTED} cycles in all, but got num_cycles={count} + {num_cycles}"
+            )
         added = self.fit(
             num_training_steps - end,
             num_cycles,
             T_mult=self.T_mult if T_mult is None else T_mult,
             decay=self.decay if decay is None else decay,
         )
-        first = self.peak_lr(count - 1) * added.decay if peak is None else real_number("peak", peak, (">", 0))
-        past = [(self.cycle(index).length, self.peak_lr(index)) for index in range(count)]
-        new = [(added.cycle(index).length, added.peak_lr(index, first)) for index in range(num_cycles)]
-        return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=[*past, *new])
+        past = self._lengths_and_peaks(1.0)
+        first = past[-1][1] * added.decay if peak is None else real_number("peak", peak, (">", 0))
+        listed = past + added._lengths_and_peaks(first)
+        return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=listed)
 
-    @cached_property
-    def _cycles(self) -> GeometricCycles | ListedCycles:
-        if self.cycles is None:
-            assert self.T_0 is not None
-            return GeometricCycles(self.T_0, self.T_mult, self.num_cycles)
-        return ListedCycles([length for length, _ in self.cycles])  # type: ignore[misc]
-
-    @cached_property
-    def _own_warmup(self) -> int:
-        """The steps of each cycle's own warmup."""
-        return self.warmup_steps if self.warmup_mode == "every_cycle" else 0
-
-    @cached_property
-    def origin(self) -> int:
-        """The step at which cycle 0 starts."""
-        return self.warmup_steps if self.warmup_mode == "prefix" else 0
-
-    @cached_property
-    def end(self) -> int | None:
-        """The step at which the last cycle ends, or None where that is beyond all steps: where restarts never end."""
-        count = self._cycles.count
-        steps = None if count is None else self._cycles.start(count)
-        return None if steps is None or self.origin + steps > MOST_STEPS else self.origin + steps
-
-    def cycle(self, index: int) -> Cycle:
-        """Return a cycle by its index.
-
-        Args:
-            index (`int`): Which cycle, counted from 0.
-
-        Raises:
-            TypeError, ValueError: If `index` is not a whole number >= 0, or if there are not so many cycles.
-
-        Example:
-
-        ```python
-        >>> CosineRestartSchedule(T_0=10, T_mult=2, warmup_steps=5, warmup_mode="prefix").cycle(2)
-        Cycle(index=2, start=35, length=40)
-
-        ```
-        """
-        most = MOST_STEPS if self._cycles.count is None else self._cycles.count
-        index = whole_number("index", index, (">=", 0), ("<", most))
-        cycle = self._cycle(index)
-        if cycle.start - self.origin > MOST_STEPS:
-            raise ValueError(f"Expected an index whose cycle starts within 2**63 - 1 steps, but got index={index}")
-        return cycle
-
-    def _cycle(self, index: int) -> Cycle:
-        start, after = self._cycles.start(index), self._cycles.start(index + 1)
-        return Cycle(index, self.origin + start, after - start)
-
-    def cycle_at(self, step: float) -> Cycle:
-        """Return the cycle that a step lies in, by exact arithmetic.
-
-        A step of a `"prefix"` warmup belongs to cycle 0, which starts later; a step after the last cycle to the
-        last cycle, which ended earlier.
-
-        Args:
-            step (`float`): The step, >= 0, whole or fractional.
-
-        Raises:
-            TypeError, ValueError: If `step` is not a number >= 0.
-
-        Example:
-
-        ```python
-        >>> CosineRestartSchedule(T_0=1, T_mult=3).cycle_at(121)
-        Cycle(index=5, start=121, length=243)
-
-        ```
-        """
-        return self._cycle_at(real_number("step", step, (">=", 0), ("<=", MOST_STEPS)))
-
-    def _cycle_at(self, step: int | float) -> Cycle:
-        return self._cycle(self._cycles.index_at(max(0, step - self.origin)))
-
-    def peak_lr(self, index: int, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
-        """Return the highest rate that cycle `index` aims at: `base_lr * decay**index`, but no lower than `eta_min`.
-
-        ```python
-        >>> CosineRestartSchedule(T_0=10, decay=0.5).peak_lr(3, base_lr=0.8)
-        0.1
-        >>> CosineRestartSchedule(cycles=[10, [20, 0.25]]).peak_lr(1, base_lr=0.8)
-        0.2
-
-        ```
-        """
-        return self._peak_lr(self.cycle(index).index, base_lr, eta_min)
-
-    def _peak_lr(self, index: int, base_lr: float, eta_min: float) -> float:
-        share = self.decay**index if self.cycles is None else self.cycles[index][1]  # type: ignore[index]
-        return max(base_lr * share, min(base_lr, eta_min))
-
-    def segment_at(self, step: float) -> Rise | Flat | Cosine:
-        """The segment that a step >= 0 lies in: the formula that the rate follows there, an "overlap" warmup aside."""
-        cycle = self._cycle_at(step)
-        if step < cycle.start:
-            return Rise(0, cycle.start, cycle.index, self.warmup_lr_rate, from_zero=True)
-        if step >= cycle.end:
-            return Flat(cycle.end, math.inf, cycle.index, level=0.0)
-        rising = self._own_warmup
-        stable = min(round(self.stable_ratio * (cycle.length - rising)), cycle.length - rising - 1)
-        if step < cycle.start + rising:
-            return Rise(cycle.start, rising, cycle.index, self.warmup_lr_rate)
-        if step < cycle.start + rising + stable:
-            return Flat(cycle.start + rising, stable, cycle.index)
-        return Cosine(cycle.start + rising + stable, cycle.length - rising - stable, cycle.index)
-
-    def floor_and_span(self, segment: Rise | Flat | Cosine, base_lr: float, eta_min: float) -> tuple[float, float]:
-        """The rate where a segment's share is 0, and how far the peak of its cycle lies above it."""
-        floor = 0.0 if segment.from_zero else eta_min
-        return floor, self._peak_lr(segment.cycle, base_lr, eta_min) - floor
-
-    @cached_property
-    def overlap(self) -> Rise | None:
-        """The warmup that scales the rates under it, where there is one."""
-        if self.warmup_mode != "overlap" or not self.warmup_steps:
-            return None
-        return Rise(0, self.warmup_steps, first=self.warmup_lr_rate)
-
-    def lr_at(self, step: float, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
-        """Return the learning rate at a step, by the formula of the class.
-
-        Args:
-            step (`float`): The step, >= 0, whole or fractional. Step t is the rate of the update after t updates.
-            base_lr (`float`, *optional*, defaults to 1.0): The rate that the optimizer was given.
-            eta_min (`float`, *optional*, defaults to 0.0): The rate at the end of each cycle.
-
-        Raises:
-            TypeError, ValueError: If an argument is not a number or `step` is negative.
-
-        Example:
-
-        ```python
-        >>> schedule = CosineRestartSchedule(T_0=100, decay=0.75, warmup_steps=10)
-        >>> schedule.lr_at(0), schedule.lr_at(50, base_lr=2.0), schedule.lr_at(100)
-        (0.0, 1.0, 0.75)
-
-        ```
-        """
-        base_lr, eta_min = float(real_number("base_lr", base_lr)), float(real_number("eta_min", eta_min))
-        step = real_number("step", step, (">=", 0), ("<=", MOST_STEPS))
-        segment = self.segment_at(step)
-        floor, span = self.floor_and_span(segment, base_lr, eta_min)
-        warm = self.overlap.share(step) if self.overlap and step < self.overlap.stop else 1.0
-        return warm * floor + span * (warm * segment.share(step))
-
-    def curve(self, steps: Any, base_lr: float = 1.0, eta_min: float = 0.0) -> np.ndarray:
-        """Return the learning rate at many steps at once: `lr_at`, vectorised.
-
-        Args:
-            steps (`int`, `range` or array of `float`): A number of steps n, for the steps 0 … n - 1, or the steps
-                themselves, in any order.
-            base_lr, eta_min (`float`): As in `lr_at`.
-
-        Returns:
-            `np.ndarray`: The rates, of the shape of the steps.
-
-        Raises:
-            TypeError, ValueError: If an argument is not a number (or array of numbers) or a step is negative.
-
-        Example:
-
-        ```python
-        >>> CosineRestartSchedule(T_0=2, decay=0.5).curve(5, base_lr=8.0).tolist()
-        [8.0, 4.0, 4.0, 2.0, 2.0]
-
-        ```
-        """
-        import numpy as np
-
-        base_lr, eta_min = float(real_number("base_lr", base_lr)), float(real_number("eta_min", eta_min))
-        if not isinstance(steps, range) and not np.ndim(steps):
-            steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
-        positions = np.arange(steps.start, steps.stop, steps.step) if isinstance(steps, range) else np.asarray(steps)
-        are_too_large = positions.dtype.kind == "O" and all(isinstance(step, int) for step in positions.flat)
-        if positions.size and positions.dtype.kind not in "iuf" and not are_too_large:
-            raise TypeError(
-                f"Expected steps to be an int or an array of numbers, but got an array of {positions.dtype}"
-            )
-        if not np.all((positions >= 0) & (positions <= MOST_STEPS)):
-            raise ValueError(f"Expected 0 <= steps <= {MOST_STEPS}, but got steps={steps}")
-        flat = positions.ravel().astype(np.float64 if positions.dtype.kind == "f" else np.int64, copy=False)
-        order = slice(None) if np.all(flat[:-1] <= flat[1:]) else np.argsort(flat)
-        ascending = flat[order]
-        # Part by part, in memory that is still at hand: the system gives large arrays anew, page by page.
-        parts = [ascending[first : first + 2**14] for first in range(0, len(ascending), 2**14)]
-        rates = np.empty(flat.shape)
-        rates[order] = np.concatenate([self._rates_at(part, base_lr, eta_min) for part in parts] or [flat])
-        return rates.reshape(positions.shape)
-
-    def _rates_at(self, ascending: np.ndarray, base_lr: float, eta_min: float) -> np.ndarray:
-        import numpy as np
-
-        segments, counts = self._segments_of(ascending)
-        bounds = np.array([self.floor_and_span(segment, base_lr, eta_min) for segment in segments])
-        floors, spans = (np.repeat(bound, counts) for bound in bounds.T)
-        shares = _shares(segments, counts, ascending)
-        if self.overlap:
-            warm = np.minimum(1, self.overlap.share(ascending))
-            floors, shares = warm * floors, warm * shares
-        return floors + spans * shares
-
-    def _segments_of(self, ascending: np.ndarray) -> tuple[list[Any], list[int]]:
-        """The segments that any of the steps lie in, and how many of the steps lie in each."""
-        segments: list[Any] = []
-        ends = [0]
-        while ends[-1] < len(ascending):
-            segment = self.segment_at(ascending[ends[-1]].item())
-            segments.append(segment)
-            stop = segment.stop
-            ends.append(int(ascending.searchsorted(stop)) if stop <= MOST_STEPS else len(ascending))
-        return segments, [after - before for before, after in pairwise(ends)]
-
-    def restarts(self, num_steps: int) -> list[int]:
-        """Return the restarts among the first `num_steps` steps: the first step of each cycle but cycle 0.
-
-        Args:
-            num_steps (`int`): How many steps to look at, >= 0.
-
-        Raises:
-            TypeError, ValueError: If `num_steps` is not a whole number >= 0.
-
-        Example:
-
-        ```python
-        >>> CosineRestartSchedule(T_0=10, T_mult=2).restarts(100)
-        [10, 30, 70]
-
-        ```
-        """
-        num_steps = whole_number("num_steps", num_steps, (">=", 0), ("<=", MOST_STEPS))
-        last = self._cycle_at(max(0, num_steps - 1)).index
-        return [self.origin + self._cycles.start(index) for index in range(1, last + 1)]
+    def _lengths_and_peaks(self, first_peak: float) -> list[tuple[int, float]]:
+        """All cycles as a list like `cycles`, their peaks scaled."""
+        cycles = self._cycles
+        starts = [cycles.start(index) for index in range(cycles.count + 1)]  # type: ignore[operator]
+        return [(end - start, first_peak * cycles.peak(k)) for k, (start, end) in enumerate(pairwise(starts))]
 
 
-def _shares(segments: list[Any], counts: list[int], steps: np.ndarray) -> np.ndarray:
-    """The shares of ascending steps, of which each segment holds so many: one evaluation for all segments of a kind."""
+def _checked_lrs(base_lr: float, eta_min: float) -> tuple[float, float]:
+    return learning_rate("base_lr", base_lr), learning_rate("eta_min", eta_min)
+
+
+def _checked_steps(steps: Any) -> np.ndarray:
+    """An array of steps, of 64-bit integers or floats."""
     import numpy as np
 
-    shares = np.empty(steps.shape)
-    for kind in {type(segment) for segment in segments}:
-        chosen = [segment for segment in segments if type(segment) is kind]
-        is_kind = np.array([type(segment) is kind for segment in segments])
-        here = slice(None) if len(chosen) == len(segments) else np.repeat(is_kind, counts)
-        columns = {
-            # A length is only divided by, and may be more than an integer of numpy's holds.
-            name: np.array([getattr(segment, name) for segment in chosen], np.float64 if name == "length" else None)
-            for name in kind.evaluated
-        }
-        repeats = np.array(counts)[is_kind]
-        segment = replace(chosen[0], **{name: np.repeat(column, repeats) for name, column in columns.items()})
-        shares[here] = segment.share(steps[here], np.cos)
-    return shares
+    if not isinstance(steps, range) and not np.ndim(steps):
+        steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
+    positions = np.arange(steps.start, steps.stop, steps.step) if isinstance(steps, range) else np.asarray(steps)
+    if positions.size and (
+        positions.dtype.kind not in "iuf" or not np.all((positions >= 0) & (positions <= MOST_STEPS))
+    ):
+        raise ValueError(f"Expected steps to be numbers from 0 to {MOST_STEPS}, but got {steps=}")
+    return positions.astype(np.float64 if positions.dtype.kind == "f" else np.int64, copy=False)
 
 
 def _listed(cycles: Any) -> tuple[tuple[int, float], ...]:
-    """Listed cycles as pairs of their steps and the share of the base rate at which they peak, checked."""
+    """Listed cycles as pairs of their steps and the fraction of the initial learning rate at which they peak."""
     if isinstance(cycles, (str, bytes)) or not isinstance(cycles, Sequence):
-        raise TypeError(
-            f"Expected cycles to be a list of steps, or of pairs of steps and the share of the base rate, but got "
-            f"cycles={cycles!r} of type {type(cycles).__name__}"
-        )
+        expected = "cycles to be a list of steps, or of pairs of steps and the fraction at which a cycle peaks"
+        raise TypeError(f"Expected {expected}, but got cycles={cycles!r} of type {type(cycles).__name__}")
     if not cycles:
         raise ValueError(f"Expected cycles to list at least one cycle, but got cycles={cycles!r}")
     pairs = []
     for index, cycle in enumerate(cycles):
         pair = cycle if isinstance(cycle, Sequence) and not isinstance(cycle, str) else (cycle, 1)
         if len(pair) != 2:
-            raise ValueError(
-                f"Expected cycles[{index}] to be its steps, or its steps and its share of the base rate, but got "
-                f"cycles[{index}]={cycle!r}"
-            )
+            expected = f"cycles[{index}] to be its steps, or its steps and the fraction at which it peaks"
+            raise ValueError(f"Expected {expected}, but got cycles[{index}]={cycle!r}")
         steps = whole_number(f"cycles[{index}]", pair[0], (">=", 1), ("<=", MOST_STEPS))
-        pairs.append((steps, real_number(f"the share of cycles[{index}]", pair[1], (">", 0))))
+        pairs.append((steps, real_number(f"the peak of cycles[{index}]", pair[1], (">", 0), ("<=", MOST_LR))))
     return tuple(pairs)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles, first_index
+from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles
 
 T_MULTS = st.one_of(st.integers(1, 5), st.floats(1.001, 4))
 
@@ -40,12 +39,14 @@ def test_the_first_cycle_that_is_too_short_is_found_as_by_looking_at_each(T_0, T
     lengths = [after - start for start, after in pairwise(map(cycles.start, range(count + 1)))]
     too_short = [index for index, length in enumerate(lengths) if length < least]
     assert cycles.first_shorter_than(least) == (too_short[0] if too_short else None)
-    assert ListedCycles(lengths).first_shorter_than(least) == (too_short[0] if too_short else None)
+    assert ListedCycles([(length, 1) for length in lengths]).first_shorter_than(least) == (
+        too_short[0] if too_short else None
+    )
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(0, 1200))
 def test_listed_cycles_follow_one_another(lengths, step):
-    cycles = ListedCycles(lengths)
+    cycles = ListedCycles([(length, 1) for length in lengths])
     assert [cycles.start(index) for index in range(len(lengths) + 1)] == [
         sum(lengths[:k]) for k in range(len(lengths) + 1)
     ]
@@ -63,19 +64,6 @@ def test_cycles_that_never_grow_and_cycles_that_do_have_no_end_without_a_count()
 
 def test_a_start_halfway_between_two_steps_is_the_even_one():
     assert [GeometricCycles(2.5).start(index) for index in range(6)] == [0, 2, 5, 8, 10, 12]
-
-
-@pytest.mark.parametrize("first", [0, 1, 2, 3, 7, 8, 1000, 10**17])
-def test_the_first_index_is_found_in_as_many_questions_as_it_has_bits(first):
-    asked = []
-    assert first_index(lambda index: not asked.append(index) and index >= first, range(10**18)) == first
-    assert len(asked) <= 2 * (first + 2).bit_length() + 2
-
-
-def test_where_no_index_holds_the_end_is_given():
-    assert first_index(lambda index: False, range(3, 10)) == 10
-    assert first_index(lambda index: True, range(3, 10)) == 3
-    assert first_index(lambda index: True, range(3, 3)) == 3
 
 
 def test_a_cycle_knows_its_end():

@@ -243,13 +243,29 @@ def test_a_schedule_is_a_value():
 
 
 @given(schedules(), st.integers(0, 2000))
-def test_segments_follow_one_another_without_a_gap_and_hold_the_step_that_asks_for_them(schedule, step):
-    segment = schedule.segment_at(step)
-    assert segment.start <= step < segment.stop
-    assert schedule.segment_at(segment.start) == segment
-    if math.isfinite(segment.stop):
-        assert schedule.segment_at(segment.stop).start == segment.stop
-        assert schedule.segment_at(segment.stop - 1) == segment
+def test_arcs_follow_one_another_without_a_gap_and_hold_the_step_that_asks_for_them(schedule, step):
+    arc = schedule.arc_at(step)
+    assert arc.start <= step < arc.stop
+    assert arc.cycle == schedule.cycle_at(step)
+    if arc.start == -math.inf:
+        assert arc.cycle.index == 0
+    else:
+        assert schedule.arc_at(arc.start) == arc
+        assert schedule.arc_at(arc.start - 1).stop == arc.start == arc.cycle.start
+    if arc.stop == math.inf:
+        assert schedule.arc_at(2**63 - 1) == arc
+    else:
+        assert schedule.arc_at(arc.stop).start == arc.stop == arc.cycle.end
+
+
+@given(schedules(), st.integers(0, 2000))
+def test_between_the_corners_of_an_arc_the_learning_rate_rises_stays_or_falls_throughout(schedule, step):
+    corners = sorted(schedule.arc_at(step).corners)
+    between = [corner for corner in corners if corner > step]
+    steps = range(step, min(int(between[0]) if between else step + 50, step + 50))
+    assume(schedule.warmup_mode != "overlap" or step >= schedule.warmup_steps)
+    differences = np.diff(schedule.curve(steps))
+    assert np.all(differences >= -1e-12) or np.all(differences <= 1e-12)
 
 
 def test_a_plateau_takes_its_share_of_what_each_cycle_has_after_its_own_warmup():
@@ -350,10 +366,10 @@ def test_steps_beyond_those_that_can_be_counted_are_refused(method):
         ([10, "20"], "Expected cycles[1] to be a number, but got cycles[1]='20' of type str"),
         ([True], "cycles[0]=True"),
         ([math.nan], "Expected cycles[0] to be finite"),
-        ([10, [20, 0]], "Expected the share of cycles[1] > 0, but got the share of cycles[1]=0"),
-        ([[20, math.nan]], "Expected the share of cycles[0] to be finite"),
-        ([10, [20, 0.5, 3]], "Expected cycles[1] to be its steps, or its steps and its share of the base rate"),
-        ([[20]], "Expected cycles[0] to be its steps, or its steps and its share of the base rate"),
+        ([10, [20, 0]], "Expected the peak of cycles[1] > 0, but got the peak of cycles[1]=0"),
+        ([[20, math.nan]], "Expected the peak of cycles[0] to be finite"),
+        ([10, [20, 0.5, 3]], "Expected cycles[1] to be its steps, or its steps and the fraction at which it peaks"),
+        ([[20]], "Expected cycles[0] to be its steps, or its steps and the fraction at which it peaks"),
     ],
 )
 def test_a_wrong_list_of_cycles_is_refused_in_words(cycles, message):
@@ -379,8 +395,7 @@ def test_a_cycle_that_there_is_not_is_refused(method, index):
 def test_a_cycle_beyond_the_steps_that_can_be_counted_is_refused():
     with pytest.raises(ValueError, match="index=100000000"):
         CosineRestartSchedule(1, 2, num_cycles=10**9).cycle(10**8)
-    with pytest.raises(ValueError, match="num_cycles=1000000000"):
-        CosineRestartSchedule(10, num_cycles=10**9).extend(2 * 10**10)
+    assert CosineRestartSchedule(T_0=1).cycle(2**63 - 1) == CosineRestartSchedule(T_0=1).cycle_at(2**63 - 1)
     assert CosineRestartSchedule(10, num_cycles=2, warmup_steps=2**63 - 1, warmup_mode="prefix").end is None
 
 

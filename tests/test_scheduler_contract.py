@@ -250,30 +250,6 @@ def test_a_wrapper_that_builds_its_list_anew_at_each_access_is_served():
         scheduler.step()
 
 
-def test_groups_that_are_gone_are_an_error():
-    for remove in (lambda groups: groups.pop(0), lambda groups: groups.pop(), lambda groups: groups.clear()):
-        optimizer = make_optimizer()
-        scheduler = Scheduler(optimizer, 10)
-        advance(optimizer, scheduler, 3)
-        remove(optimizer.param_groups)
-        left = rates_of(optimizer)
-        with pytest.raises(ValueError, match="Expected the optimizer to have the 2 parameter groups"):
-            scheduler.step()
-        assert (scheduler.last_epoch, rates_of(optimizer)) == (3, left)
-
-
-def test_a_list_that_was_cleared_and_filled_with_more_groups_is_an_error():
-    optimizer = make_optimizer()
-    scheduler = Scheduler(optimizer, 10)
-    optimizer.step()
-    optimizer.param_groups.clear()
-    for rate in (0.1, 0.2, 0.3):
-        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate})
-    with pytest.raises(ValueError, match="behind the 2 that the scheduler knows"):
-        scheduler.step()
-    assert rates_of(optimizer) == [0.1, 0.2, 0.3]
-
-
 def another_group(rate=0.4):
     return {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate}
 

@@ -20,8 +20,8 @@ from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_a
 from hf_warmcos.checks import real_number
 from hf_warmcos.cli import CycleRow, cycle_table
 from hf_warmcos.options import cycles, number
-from hf_warmcos.plotting import default_num_steps, number_text, round_ticks, sample_steps, segments
-from hf_warmcos.schedule import WARMUP_MODES, Flat, Rise
+from hf_warmcos.plotting import arcs, default_num_steps, number_text, round_ticks, sample_steps
+from hf_warmcos.schedule import WARMUP_MODES
 
 MOST_ROWS = 200
 MOST_MARKS = 40
@@ -132,12 +132,13 @@ def _curve(schedule: CosineRestartSchedule, num_steps: int, base_lr: float, eta_
     steps = sample_steps(schedule, num_steps, most=1_000)
     marks: dict[str, list[tuple[float, float]]] = {"warmup": [], "plateau": [], "restart": []}
     if schedule.cycle_at(num_steps - 1).index < MOST_MARKS:
-        parts = [schedule.overlap, *segments(schedule, num_steps, 3 * MOST_MARKS)]
-        for part in parts:
-            if isinstance(part, Rise):
-                marks["warmup"].append((part.start, min(part.stop, num_steps)))
-            elif isinstance(part, Flat) and part.level == 1:
-                marks["plateau"].append((part.start, min(part.stop, num_steps)))
+        for arc in arcs(schedule, num_steps, MOST_MARKS):
+            rise_stop = arc.rise_start + arc.rise
+            if arc.rise and arc.rise_start >= arc.start:
+                marks["warmup"].append((arc.rise_start, min(rise_stop, num_steps)))
+            peak_start = max(arc.cycle.start, rise_stop) if schedule.warmup_mode == "every_cycle" else arc.cycle.start
+            if peak_start < min(arc.fall_start, num_steps):
+                marks["plateau"].append((peak_start, min(arc.fall_start, num_steps)))
         marks["restart"] = [(step, step) for step in schedule.restarts(num_steps)]
     rates = schedule.curve(steps, base_lr, eta_min)
     return {"steps": steps.tolist(), "rates": rates.tolist(), "marks": marks}
