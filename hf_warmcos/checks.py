@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns a plain Python number or string, or says what was expected and what came."""
+"""Checks of arguments: each returns a plain Python number, or says what was expected and what came."""
 
 from __future__ import annotations
 
@@ -51,15 +51,6 @@ def whole_number(name: str, value: Any, *bounds: tuple[str, float]) -> int:
 def learning_rate(name: str, value: Any, *bounds: tuple[str, float]) -> float:
     """Return ``value`` as a ``float`` that any peak can be multiplied with."""
     return float(real_number(name, value, (">=", -MOST_LR), ("<=", MOST_LR), *bounds))
-
-
-def one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
-    """Return ``value``, a string among ``known``."""
-    if not isinstance(value, str):
-        raise TypeError(f"Expected {name} to be a string, but got {name}={value!r} of type {type(value).__name__}")
-    if value not in known:
-        raise ValueError(f"Expected {name} to be one of {', '.join(known)}, but got {name}={value!r}")
-    return value
 
 
 def minimum(eta_min: Any, eta_min_rate: Any, *names: str) -> tuple[float, float | None]:

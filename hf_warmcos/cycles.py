@@ -10,7 +10,6 @@ from __future__ import annotations
 import decimal
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -56,12 +55,10 @@ class GeometricCycles:
 
     def __init__(self, T_0: float, T_mult: float = 1, count: int | None = None, decay: float = 1) -> None:
         self.T_0, self.T_mult, self.count, self.decay = T_0, T_mult, count, decay
-        self._exact_T_0 = T_0 if isinstance(T_0, int) else Fraction(T_0)
+        self._indices = range(MOST_STEPS if count is None else count)
 
     def start(self, index: int) -> int:
         """The steps of all cycles before `index`."""
-        if self.T_mult == 1:
-            return round(self._exact_T_0 * index)
         steps = _EXACT.multiply(decimal.Decimal(self.T_0), geometric_sum(self.T_mult, index))
         return round(min(steps, decimal.Decimal(2 * MOST_STEPS**2)))
 
@@ -73,10 +70,6 @@ class GeometricCycles:
         """The cycle that a step >= 0 lies in; for a step after the last cycle, the last one."""
         index = first_index(lambda index: self.start(index + 1) > step, self._indices)
         return index if self.count is None else min(index, self.count - 1)
-
-    @property
-    def _indices(self) -> range:
-        return range(MOST_STEPS if self.count is None else self.count)
 
     def first_shorter_than(self, least: int) -> int | None:
         """The first cycle of fewer steps than `least` >= 1, or None where there is none."""
@@ -146,6 +139,8 @@ def first_index(holds: Callable[[int], bool], indices: range) -> int:
 
 
 def geometric_sum(T_mult: float, count: int) -> decimal.Decimal:
-    """The sum of ``T_mult**k`` over k = 0 … count - 1, for T_mult other than 1, to 200 digits."""
+    """The sum of ``T_mult**k`` over k = 0 … count - 1, to 200 digits."""
+    if T_mult == 1:
+        return decimal.Decimal(count)
     ratio = decimal.Decimal(T_mult)
     return _EXACT.divide(_EXACT.subtract(_EXACT.power(ratio, count), 1), _EXACT.subtract(ratio, 1))

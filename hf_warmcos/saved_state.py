@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
@@ -121,8 +121,9 @@ def read_state(state_dict: Any) -> SavedState:
     if isinstance(base_lrs, str) or not isinstance(base_lrs, Sequence):
         raise TypeError(f"Expected base_lrs to be a list of learning rates, but got base_lrs={base_lrs!r}")
     if whole_number("saved_at", state_dict.get("saved_at", last_epoch)) != last_epoch:
-        out_of_date = ("fraction", "in_charge", "schedule")
-        state_dict = {name: value for name, value in state_dict.items() if name not in out_of_date}
+        ours = ("fraction", "in_charge", "schedule")
+        state_dict = {name: value for name, value in state_dict.items() if name not in ours}
+    base_lrs = [lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr for lr in base_lrs]
     in_charge = state_dict.get("in_charge", True)
     if not isinstance(in_charge, bool):
         raise TypeError(f"Expected in_charge to be a bool, but got in_charge={in_charge!r}")
@@ -132,16 +133,10 @@ def read_state(state_dict: Any) -> SavedState:
         last_epoch,
         real_number("fraction", fraction, (">=", 0), ("<", 1)),
         whole_number("_step_count", state_dict.get("_step_count", last_epoch + 1), (">=", 0)),
-        [_saved_lr(base_lr) for base_lr in base_lrs],
+        [learning_rate("base_lrs", base_lr, (">=", 0)) for base_lr in base_lrs],
         in_charge,
         **_schedule_of(state_dict),
     )
-
-
-def _saved_lr(base_lr: Any) -> float:
-    if isinstance(base_lr, Tensor) and base_lr.numel() == 1:
-        base_lr = base_lr.item()
-    return learning_rate("base_lrs", base_lr, (">=", 0))
 
 
 def _schedule_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,12 +148,10 @@ def _schedule_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         arguments = {name: state_dict.get(name) for name in ("T_0", "T_mult", "eta_min")}
     else:
         return {}
-    known = [field.name for field in fields(CosineRestartSchedule)]
-    if unknown := {*arguments} - {*known, "eta_min", "eta_min_rate"}:
-        raise ValueError(f"Expected schedule to have arguments among {', '.join(known)}, but got {sorted(unknown)}")
     try:
-        schedule = CosineRestartSchedule(**{name: arguments[name] for name in known if name in arguments})
-        eta_min, eta_min_rate = minimum(arguments.get("eta_min", 0.0), arguments.get("eta_min_rate"))
+        shape = {**arguments}
+        eta_min, eta_min_rate = minimum(shape.pop("eta_min", 0.0), shape.pop("eta_min_rate", None))
+        schedule = CosineRestartSchedule(**shape)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Expected the schedule of a scheduler state, but got {dict(arguments)}: {error}") from error
     return {"schedule": schedule, "eta_min": eta_min, "eta_min_rate": eta_min_rate}

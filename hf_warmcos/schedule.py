@@ -11,7 +11,6 @@ No other formula in the package makes a learning rate.
 
 from __future__ import annotations
 
-import decimal
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from itertools import pairwise
 from math import pi
 from typing import TYPE_CHECKING, Any
 
-from hf_warmcos.checks import MOST_LR, MOST_STEPS, learning_rate, one_of, real_number, whole_number
+from hf_warmcos.checks import MOST_LR, MOST_STEPS, learning_rate, real_number, whole_number
 from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles, geometric_sum
 
 if TYPE_CHECKING:
@@ -82,9 +81,7 @@ class Arc:
     fall_start: int
     fall: int
 
-    def fractions_at(
-        self, step: Any, cos: Callable[[Any], Any] = math.cos, clip: Callable[[Any, float, float], Any] = _clip
-    ) -> tuple[Any, Any]:
+    def fractions_at(self, step: Any, cos: Callable = math.cos, clip: Callable = _clip) -> tuple[Any, Any]:
         """The fractions of the floor and of the span that make the learning rate at a step.
 
         For an array of steps pass numpy's `cos` and `clip`: the fractions are then arrays, too.
@@ -99,7 +96,7 @@ class Arc:
         """The learning rate at the end of the cycle, and how far above it the cycle peaks."""
         return eta_min, max(base_lr * self.peak, min(base_lr, eta_min)) - eta_min
 
-    def lr_at(self, step: Any, base_lr: float, eta_min: float, *cos_and_clip: Callable[..., Any]) -> Any:
+    def lr_at(self, step: Any, base_lr: float, eta_min: float, *cos_and_clip: Callable) -> Any:
         """The learning rate at a step of this arc; or at an array of steps, with numpy's `cos` and `clip`."""
         of_floor, of_span = self.fractions_at(step, *cos_and_clip)
         floor, span = self.floor_and_span(base_lr, eta_min)
@@ -161,8 +158,7 @@ class CosineRestartSchedule:
             (> 0). After the last one the learning rate stays at `eta_min`.
 
     Raises:
-        TypeError: If an argument is not a number (or, for `warmup_mode`, not a string; for `cycles`, not a list of
-            numbers and pairs).
+        TypeError: If an argument is not a number (or, for `cycles`, not a list of numbers and pairs).
         ValueError: If an argument is out of its range, if both or none of `T_0` and `cycles` are given, if a cycle
             would have no step, or if the warmup is longer than training or than a cycle that has to hold it.
 
@@ -201,10 +197,12 @@ class CosineRestartSchedule:
             "T_mult": real_number("T_mult", self.T_mult, (">", 0), ("<=", MOST_STEPS)),
             "decay": real_number("decay", self.decay, (">", 0), ("<=", 1)),
             "warmup_steps": whole_number("warmup_steps", self.warmup_steps, (">=", 0), ("<=", MOST_STEPS)),
-            "warmup_mode": one_of("warmup_mode", self.warmup_mode, WARMUP_MODES),
             "warmup_lr_rate": real_number("warmup_lr_rate", self.warmup_lr_rate, (">=", 0), ("<=", 1)),
             "stable_ratio": real_number("stable_ratio", self.stable_ratio, (">=", 0), ("<", 1)),
         }
+        if self.warmup_mode not in WARMUP_MODES:
+            known = ", ".join(WARMUP_MODES)
+            raise ValueError(f"Expected warmup_mode to be one of {known}, but got warmup_mode={self.warmup_mode!r}")
         if self.num_cycles is not None:
             checked["num_cycles"] = whole_number("num_cycles", self.num_cycles, (">=", 1), ("<=", MOST_STEPS))
         if self.cycles is not None:
@@ -239,9 +237,9 @@ class CosineRestartSchedule:
 
     @cached_property
     def _cycles(self) -> GeometricCycles | ListedCycles:
-        if self.T_0 is not None:
-            return GeometricCycles(self.T_0, self.T_mult, self.num_cycles, self.decay)
-        return ListedCycles(self.cycles)  # type: ignore[arg-type]
+        if self.T_0 is None:
+            return ListedCycles(self.cycles)  # type: ignore[arg-type]
+        return GeometricCycles(self.T_0, self.T_mult, self.num_cycles, self.decay)
 
     @cached_property
     def _own_warmup(self) -> int:
@@ -391,8 +389,7 @@ class CosineRestartSchedule:
 
         ```
         """
-        floor, span = self.arc_at(self.cycle(index).start).floor_and_span(*_checked_lrs(base_lr, eta_min))
-        return floor + span
+        return sum(self.arc_at(self.cycle(index).start).floor_and_span(*_checked_lrs(base_lr, eta_min)))
 
     def lr_at(self, step: float, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
         """Return the learning rate at a step, by the formula of the class.
@@ -506,21 +503,16 @@ class CosineRestartSchedule:
         """
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1), ("<=", MOST_STEPS))
         num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
-        warmup_steps = whole_number("warmup_steps", warmup_steps, (">=", 0))
+        warmup_steps = whole_number("warmup_steps", warmup_steps, (">=", 0), ("<=", num_training_steps))
         T_mult = real_number("T_mult", T_mult, (">", 0), ("<=", MOST_STEPS))
-        if warmup_steps > num_training_steps:
-            raise ValueError(f"Expected warmup_steps <= {num_training_steps=}, but got {warmup_steps=}")
         budget = num_training_steps - (warmup_steps if warmup_mode == "prefix" else 0)
-        only_warms_up = budget == 0
-        if only_warms_up:
+        if only_warms_up := budget == 0:
             budget = num_cycles = 1
-        exact_T_0 = budget / decimal.Decimal(num_cycles if T_mult == 1 else geometric_sum(T_mult, num_cycles))
+        exact_T_0 = budget / geometric_sum(T_mult, num_cycles)
         T_0 = int(exact_T_0) if exact_T_0 == int(exact_T_0) else float(exact_T_0)
-        if T_0 == 0 or GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
-            raise ValueError(
-                f"Expected num_cycles and T_mult that give each cycle at least one of the {budget} steps that are left "
-                f"for cycles, but got {num_cycles=} and {T_mult=}"
-            )
+        if GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
+            each = f"each cycle at least one of the {budget} steps that are left for cycles"
+            raise ValueError(f"Expected num_cycles and T_mult that give {each}, but got {num_cycles=} and {T_mult=}")
         schedule = cls(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio)
         if schedule.end != num_training_steps + only_warms_up:
             came = f"{num_training_steps=}, for which T_0={exact_T_0} was rounded to {T_0}"
@@ -574,22 +566,18 @@ class CosineRestartSchedule:
         end, count = self.end, self._cycles.count
         if end is None or count is None:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
+        T_mult, decay = (self.T_mult if T_mult is None else T_mult), (self.decay if decay is None else decay)
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
         num_cycles = whole_number("num_cycles", num_cycles, (">=", 1))
         if count + num_cycles > _MOST_LISTED:
             raise ValueError(
                 f"Expected at most {_MOST_LISTED} cycles in all, but got num_cycles={count} + {num_cycles}"
             )
-        added = self.fit(
-            num_training_steps - end,
-            num_cycles,
-            T_mult=self.T_mult if T_mult is None else T_mult,
-            decay=self.decay if decay is None else decay,
-        )
+        added = self.fit(num_training_steps - end, num_cycles, T_mult=T_mult, decay=decay)
         past = self._lengths_and_peaks(1.0)
         first = past[-1][1] * added.decay if peak is None else real_number("peak", peak, (">", 0))
-        listed = past + added._lengths_and_peaks(first)
-        return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=listed)
+        new = added._lengths_and_peaks(first)
+        return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=[*past, *new])
 
     def _lengths_and_peaks(self, first_peak: float) -> list[tuple[int, float]]:
         """All cycles as a list like `cycles`, their peaks scaled."""

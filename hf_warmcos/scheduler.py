@@ -8,7 +8,6 @@ import warnings
 import weakref
 from contextlib import suppress
 from functools import cache
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -87,11 +86,10 @@ class CosineRestartLR(LRScheduler):
     """
 
     base_lrs: list[float]  # type: ignore[assignment]
-    last_epoch: int
     _fraction: float = 0  # what the position has beyond `last_epoch`
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
-    _floors_and_spans: list[tuple[float, float]]  # of that arc
-    _are_for: list[float] | None = None  # the base_lrs that they were made from
+    _made_from: list[float] | None = None  # the base_lrs that its floors and spans were made from
+    _in_groups: list[float] | None = None  # the base_lrs that the groups have as their initial_lr
     _last_lr: list[float]  # type: ignore[assignment]  # what was written last
 
     def __init__(
@@ -108,11 +106,11 @@ class CosineRestartLR(LRScheduler):
         for (name, kind), value in zip(kinds.items(), (optimizer, schedule, verbose)):
             if not isinstance(value, kind):
                 raise TypeError(f"Expected {name} to be a {kind.__name__}, but got a {type(value).__name__}")
-        minimum_of_cycles = minimum(eta_min, eta_min_rate)
+        self._eta_min, self._eta_min_rate = minimum(eta_min, eta_min_rate)
         last_epoch = whole_number("last_epoch", last_epoch, (">=", -1), ("<", MOST_STEPS))
-        for group in optimizer.param_groups:
-            _initial_lr(group)  # an error before anything is changed
-        self._schedule, (self._eta_min, self._eta_min_rate) = schedule, minimum_of_cycles
+        for index, group in enumerate(optimizer.param_groups):
+            _initial_lr(index, group)  # an error before anything is changed
+        self._schedule = schedule
         self._warns_after = math.inf if schedule.end is None else schedule.end
         super().__init__(optimizer, last_epoch)
         self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
@@ -126,17 +124,16 @@ class CosineRestartLR(LRScheduler):
 
     # What was constructed holds.
 
-    schedule = property(attrgetter("_schedule"), doc="The schedule as a function of the step.")
-    T_0 = property(attrgetter("_schedule.T_0"), doc="The length of the first cycle; None where cycles are listed.")
-    T_mult = property(attrgetter("_schedule.T_mult"), doc="The factor on the length of a cycle at each restart.")
-    eta_min = property(attrgetter("_eta_min"), doc="The learning rate at the end of each cycle.")
-    eta_min_rate = property(attrgetter("_eta_min_rate"), doc="The same as a fraction of the initial learning rate.")
+    schedule = property(lambda self: self._schedule, doc="The schedule as a function of the step.")
+    T_0 = property(lambda self: self._schedule.T_0, doc="The length of the first cycle; None where cycles are listed.")
+    T_mult = property(lambda self: self._schedule.T_mult, doc="The factor on the length of a cycle at each restart.")
+    eta_min = property(lambda self: self._eta_min, doc="The learning rate at the end of each cycle.")
+    eta_min_rate = property(lambda self: self._eta_min_rate, doc="The same as a fraction of the initial learning rate.")
 
     @property
     def eta_mins(self) -> list[float]:
         """The learning rate of each parameter group at the end of each cycle."""
-        fraction = self.eta_min_rate
-        return [self.eta_min if fraction is None else base_lr * fraction for base_lr in self.base_lrs]
+        return [self.eta_min if self.eta_min_rate is None else lr * self.eta_min_rate for lr in self.base_lrs]
 
     # The position.
 
@@ -145,18 +142,11 @@ class CosineRestartLR(LRScheduler):
         arc = self._arc
         if arc is None or not arc.start <= self.last_epoch < arc.stop:
             arc = self._arc = self.schedule.arc_at(max(0, self.last_epoch))
-            self._are_for = None
+            self._made_from = None
         return arc
 
-    @property
-    def cycle(self) -> int:
-        """The index of the current cycle, counted from 0."""
-        return self._here().cycle.index
-
-    @property
-    def T_i(self) -> int:
-        """The length of the current cycle, in steps."""
-        return self._here().cycle.length
+    cycle = property(lambda self: self._here().cycle.index, doc="The index of the current cycle, counted from 0.")
+    T_i = property(lambda self: self._here().cycle.length, doc="The length of the current cycle, in steps.")
 
     @property
     def T_cur(self) -> float:
@@ -200,9 +190,7 @@ class CosineRestartLR(LRScheduler):
         # The marks that torch.optim.lr_scheduler.LRScheduler leaves on an optimizer whose step it watches.
         watched = hasattr(self.optimizer.step, "_wrapped_by_lr_sched")
         if watched and not getattr(self.optimizer, "_opt_called", False):
-            message = (
-                "Detected call of `lr_scheduler.step()` before `optimizer.step()`: the first learning rate is skipped."
-            )
+            message = "You called `lr_scheduler.step()` before `optimizer.step()`: the first learning rate is skipped."
             warnings.warn(f"{message} Call `optimizer.step()` first, then `lr_scheduler.step()`.", stacklevel=3)
 
     def _warn_of_passed_end(self) -> None:
@@ -211,7 +199,7 @@ class CosineRestartLR(LRScheduler):
             "Training continues after the end of the schedule at step %d: the learning rate stays at its minimum, %s. "
             "To append cycles, construct the scheduler with scheduler.schedule.extend(...)."
         )
-        logger.warning(message, self.schedule.end, _in_short(self.eta_mins))
+        logger.warning(message, self.schedule.end, sorted({*self.eta_mins}))
 
     # The learning rates. Other code may write into the optimizer; this scheduler writes in `_update_lr` only.
 
@@ -221,9 +209,9 @@ class CosineRestartLR(LRScheduler):
         A subclass may override it; what it returns is what ``step()`` writes.
         """
         arc = self._here()
-        if self._are_for != self.base_lrs:
+        if self._made_from != self.base_lrs:
             self._floors_and_spans = [arc.floor_and_span(*of_group) for of_group in zip(self.base_lrs, self.eta_mins)]
-            self._are_for = [*self.base_lrs]
+            self._made_from = [*self.base_lrs]
         of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
         for floor, span in self._floors_and_spans:  # a comprehension would cost as much as five groups
@@ -246,7 +234,8 @@ class CosineRestartLR(LRScheduler):
             self.last_epoch += 1
         else:
             self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
-        if self._are_for != self.base_lrs:  # set by hand, or of another arc
+        if self._in_groups != self.base_lrs:  # at first, and where base_lrs was set by hand
+            self._in_groups = [*self.base_lrs]
             for group, base_lr in zip(groups, self.base_lrs):
                 group["initial_lr"] = base_lr
         lrs = self.get_lr()
@@ -274,19 +263,16 @@ class CosineRestartLR(LRScheduler):
             raise ValueError(f"Expected each parameter group that is left to have its initial_lr, but got {came}")
         for index, group in enumerate(groups):
             if "initial_lr" not in group:  # an added group, or one of a state that was saved without a scheduler
-                group["initial_lr"] = known[index] if index < len(known) else _initial_lr(group)
+                group["initial_lr"] = known[index] if index < len(known) else _initial_lr(index, group)
         self.base_lrs = [float(group["initial_lr"]) for group in groups]
 
     def _is_in_charge(self) -> bool:
         """Whether the groups hold the learning rates of this scheduler's position, so that it may write there."""
-        held: dict[Any, tuple[Any, float]] = {}
-        for index, (group, lr) in enumerate(zip(self.optimizer.param_groups, self._last_lr)):
-            of_group = group["lr"]
-            if isinstance(of_group, Tensor):  # the last of the groups that share one decides
-                held[of_group] = of_group.item(), torch.tensor(lr, dtype=of_group.dtype).item()
-            else:
-                held[index] = of_group, lr
-        return self.last_epoch >= 0 and all(holds == wrote for holds, wrote in held.values())
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr):
+            held = group["lr"]
+            if held != (torch.tensor(lr, dtype=held.dtype) if isinstance(held, Tensor) else lr):
+                return False
+        return self.last_epoch >= 0
 
     def _join_added_groups(self) -> None:
         """Take in groups that are gone; let those that were added join at the current position."""
@@ -359,17 +345,14 @@ class CosineRestartLR(LRScheduler):
             came = f"{len(saved.base_lrs)}: {saved.base_lrs}"
             raise ValueError(f"Expected base_lrs of {len(groups)} parameter groups, but got {came}")
         if differences := self._state().differences_from(saved):
-            message = (
-                "The schedules of the saved and of the resumed run differ at steps before %d: %s. "
-                "The schedule of the resumed run is used."
-            )
+            message = "The saved schedule differs from this run's before step %d: %s. This run's schedule is used."
             logger.warning(message, saved.last_epoch, "; ".join(differences))
         if saved.base_lrs != self.base_lrs:
             message = (
-                "The resumed run was given the initial learning rate %s, but uses the saved one, %s. "
-                "To use another one, set scheduler.base_lrs after loading."
+                "This run was given the initial learning rates %s, but continues with the saved ones, %s. "
+                "To use others, set scheduler.base_lrs after loading."
             )
-            logger.warning(message, _in_short(self.base_lrs), _in_short(saved.base_lrs))
+            logger.warning(message, sorted({*self.base_lrs}), sorted({*saved.base_lrs}))
         self.last_epoch, self._fraction, self._step_count = saved.last_epoch, saved.fraction, saved.step_count
         self.base_lrs = saved.base_lrs
         self._last_lr = self.get_lr()
@@ -381,20 +364,16 @@ class CosineRestartLR(LRScheduler):
         return f"{type(self).__name__}({self.schedule}, {minimum}, last_epoch={self.last_epoch})"
 
 
-def _initial_lr(group: dict[str, Any]) -> float:
+def _initial_lr(index: int, group: dict[str, Any]) -> float:
     """The initial learning rate of a parameter group: `initial_lr`, or else `lr`, both checked."""
     lr = None
-    for name in ("lr", "initial_lr"):
-        lr = group.get(name, lr)
+    for key in ("lr", "initial_lr"):
+        lr, name = group.get(key, lr), f"param_groups[{index}][{key!r}]"
         if not isinstance(lr, Tensor):
-            learning_rate(f"the {name} of each parameter group", lr)
+            learning_rate(name, lr)
         elif lr.numel() != 1 or not lr.is_floating_point() or lr.is_inference():
-            raise ValueError(f"Expected the {name} of each parameter group to be one float, but got {name}={lr!r}")
+            raise ValueError(f"Expected {name} to be one float, outside of inference mode, but got {lr!r}")
     return float(lr)  # type: ignore[arg-type]
-
-
-def _in_short(lrs: list[float]) -> float | list[float]:
-    return lrs if len({*lrs}) > 1 else lrs[0]
 
 
 @cache

@@ -10,15 +10,9 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
 
 import pytest
-import torch
+from optimizers import make_optimizer as make_one
 
 
 @pytest.fixture
 def make_optimizer():
-    """A function that makes a real optimizer with one parameter group per rate."""
-
-    def make(*rates: float | torch.Tensor, optimizer_class: type[torch.optim.Optimizer] = torch.optim.SGD):
-        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates or (0.1,)]
-        return optimizer_class(groups)
-
-    return make
+    return make_one

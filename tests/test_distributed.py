@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from example_runs import Run
+from optimizers import make_optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hf_warmcos import CosineRestartSchedule, count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
@@ -293,7 +294,7 @@ def python_calls_per_update(prepared, num_processes: int, num_updates: int = 10)
     return calls / num_updates
 
 
-def test_an_update_costs_each_of_16384_processes_what_it_costs_one(make_optimizer):
+def test_an_update_costs_each_of_16384_processes_what_it_costs_one():
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
@@ -314,7 +315,7 @@ def test_a_scheduler_that_was_not_prepared_is_refused(wrong):
         count_optimizer_steps(wrong)
 
 
-def test_the_prepared_scheduler_itself_is_returned(make_optimizer):
+def test_the_prepared_scheduler_itself_is_returned():
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optimizers import make_optimizer
 from transformers import get_cosine_with_hard_restarts_schedule_with_warmup
 
 from hf_warmcos import (
@@ -38,9 +39,7 @@ def test_it_mirrors_the_signature_of_transformers():
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 50), st.integers(0, 40))
-def test_without_decay_it_equals_hard_restarts_where_the_cycles_divide_the_budget(
-    make_optimizer, num_cycles, length, num_warmup_steps
-):
+def test_without_decay_it_equals_hard_restarts_where_the_cycles_divide_the_budget(num_cycles, length, num_warmup_steps):
     num_training_steps = num_warmup_steps + num_cycles * length
     optimizer, theirs = make_optimizer(0.1, 3e-4), make_optimizer(0.1, 3e-4)
     arguments = (num_warmup_steps, num_training_steps, num_cycles)
@@ -59,13 +58,13 @@ def test_without_decay_it_equals_hard_restarts_where_the_cycles_divide_the_budge
             assert ours == [0.1, 3e-4]
 
 
-def test_it_returns_the_scheduler(make_optimizer):
+def test_it_returns_the_scheduler():
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 10, 110, num_cycles=4, decay=0.5)
     assert type(scheduler) is CosineRestartLR
     assert scheduler.schedule == CosineRestartSchedule(25, 1, 0.5, 10, "prefix", 4)
 
 
-def test_num_cycles_defaults_to_one_with_num_training_steps_and_to_no_end_with_T_0(make_optimizer):
+def test_num_cycles_defaults_to_one_with_num_training_steps_and_to_no_end_with_T_0():
     assert get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 10, 110).schedule.num_cycles == 1
     assert get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 10, T_0=50).schedule.num_cycles is None
     assert (
@@ -74,7 +73,7 @@ def test_num_cycles_defaults_to_one_with_num_training_steps_and_to_no_end_with_T
     )
 
 
-def test_every_argument_reaches_the_schedule(make_optimizer):
+def test_every_argument_reaches_the_schedule():
     schedule = get_cosine_restarts_with_decay_and_warmup_schedule(
         make_optimizer(),
         np.int64(4),
@@ -88,14 +87,14 @@ def test_every_argument_reaches_the_schedule(make_optimizer):
     assert schedule == CosineRestartSchedule(16, 0.5, 0.5, 4, "overlap", 3, 0.25)
 
 
-def test_min_lr_is_one_rate_for_all_and_min_lr_rate_a_share_of_each(make_optimizer):
+def test_min_lr_is_one_rate_for_all_and_min_lr_rate_a_share_of_each():
     for arguments, minima in (({}, [0, 0]), ({"min_lr": 0.001}, [0.001, 0.001]), ({"min_lr_rate": 0.1}, [0.01, 0.002])):
         optimizer = make_optimizer(0.1, 0.02)
         scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 0, 10, **arguments)
         assert rates(optimizer, scheduler, 12)[10:] == [pytest.approx(minima)] * 2
 
 
-def test_it_goes_on_at_last_epoch(make_optimizer):
+def test_it_goes_on_at_last_epoch():
     optimizer = make_optimizer(0.1)
     optimizer.param_groups[0]["initial_lr"] = 0.1
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 10, 110, 4, 59, 0.5)
@@ -104,7 +103,7 @@ def test_it_goes_on_at_last_epoch(make_optimizer):
     ).tolist()
 
 
-def test_training_that_ends_inside_a_cycle_is_warned_about_with_what_would_end_at_the_minimum(make_optimizer):
+def test_training_that_ends_inside_a_cycle_is_warned_about_with_what_would_end_at_the_minimum():
     with pytest.warns(UserWarning, match="inside a cycle") as caught:
         get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(0.1), 0, 1000, T_0=300, decay=0.5)
     (message,) = (str(warning.message) for warning in caught)
@@ -116,20 +115,20 @@ def test_training_that_ends_inside_a_cycle_is_warned_about_with_what_would_end_a
     assert caught[0].filename == __file__
 
 
-def test_cycles_that_end_long_before_the_training_are_warned_about(make_optimizer):
+def test_cycles_that_end_long_before_the_training_are_warned_about():
     with pytest.warns(UserWarning, match="stays at its minimum from step 250 on, for the last 850 of") as caught:
         get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(0.1), 0, 1100, num_cycles=1, T_0=250)
     assert caught[0].filename == __file__
 
 
-def test_a_warmup_as_long_as_the_training_has_the_rates_of_transformers(make_optimizer):
+def test_a_warmup_as_long_as_the_training_has_the_rates_of_transformers():
     optimizer, theirs = make_optimizer(0.1), make_optimizer(0.1)
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 50, 50)
     hard_restarts = get_cosine_with_hard_restarts_schedule_with_warmup(theirs, 50, 50)
     assert rates(optimizer, scheduler, 55) == rates(theirs, hard_restarts, 55)
 
 
-def test_listed_cycles_and_plateaus_reach_the_schedule(make_optimizer):
+def test_listed_cycles_and_plateaus_reach_the_schedule():
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
         make_optimizer(), 5, cycles=[10, [20, 0.5]], stable_ratio=0.3
     )
@@ -148,7 +147,7 @@ def test_listed_cycles_and_plateaus_reach_the_schedule(make_optimizer):
         {"T_0": 300},
     ],
 )
-def test_training_that_ends_at_the_minimum_is_not_warned_about(make_optimizer, arguments):
+def test_training_that_ends_at_the_minimum_is_not_warned_about(arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 0, **arguments)
@@ -191,7 +190,7 @@ WRONG_ARGUMENTS = (
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG_ARGUMENTS)
-def test_a_wrong_argument_is_named_and_leaves_the_optimizer_as_it_was(make_optimizer, arguments, message):
+def test_a_wrong_argument_is_named_and_leaves_the_optimizer_as_it_was(arguments, message):
     optimizer = make_optimizer(0.1, 0.02)
     before, attributes = copy.deepcopy(optimizer.state_dict()), set(vars(optimizer))
     with pytest.raises((TypeError, ValueError), match=message):

@@ -13,6 +13,7 @@ import torch
 from example_runs import Run, make_text, make_tiny_model, read_metrics
 from hypothesis import given
 from hypothesis import strategies as st
+from optimizers import make_optimizer
 from safetensors.torch import load_file
 from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
 from transformers import Trainer
@@ -107,9 +108,7 @@ class TestOfAScheduler:
         ],
     )
     @pytest.mark.parametrize("stopped_at", [17, 24])
-    def test_rates_and_the_optimizers_state_are_those_of_a_run_that_knew(
-        self, make_optimizer, caplog, arguments, stopped_at
-    ):
+    def test_rates_and_the_optimizers_state_are_those_of_a_run_that_knew(self, caplog, arguments, stopped_at):
         longer = {"num_warmup_steps": 4, **arguments}
         optimizer = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
         scheduler = CosineRestartLR(optimizer, self.PAST)
@@ -132,7 +131,7 @@ class TestOfAScheduler:
         assert rates[24] > 10 * rates[23], "a restart at the old end"
         assert torch.equal(optimizer.param_groups[0]["params"][0], knew.param_groups[0]["params"][0])
 
-    def test_another_past_is_named(self, make_optimizer, caplog):
+    def test_another_past_is_named(self, caplog):
         optimizer = make_optimizer()
         scheduler = CosineRestartLR(optimizer, self.PAST)
         train(scheduler, optimizer, 24)
@@ -140,7 +139,7 @@ class TestOfAScheduler:
         other.load_state_dict(scheduler.state_dict())
         assert "T_0 was" in caplog.text
 
-    def test_a_fresh_optimizer_starts_without_its_moments_at_the_rate_of_the_restart(self, make_optimizer):
+    def test_a_fresh_optimizer_starts_without_its_moments_at_the_rate_of_the_restart(self):
         optimizer = make_optimizer(0.1, optimizer_class=torch.optim.AdamW)
         scheduler = CosineRestartLR(optimizer, self.PAST)
         train(scheduler, optimizer, 24)

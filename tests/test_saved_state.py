@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from optimizers import make_optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from transformers import get_linear_schedule_with_warmup
 
@@ -11,7 +12,7 @@ from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 from hf_warmcos.saved_state import read_state
 
 
-def test_a_state_of_this_projects_schedulers_says_all_of_it(make_optimizer):
+def test_a_state_of_this_projects_schedulers_says_all_of_it():
     schedule = CosineRestartSchedule(cycles=[10, [20, 0.5]], stable_ratio=0.25)
     optimizer = make_optimizer(0.1)
     scheduler = CosineRestartLR(optimizer, schedule, eta_min_rate=0.1)
@@ -22,7 +23,7 @@ def test_a_state_of_this_projects_schedulers_says_all_of_it(make_optimizer):
     assert (state.schedule, state.eta_min, state.eta_min_rate, state.in_charge) == (schedule, 0.0, 0.1, True)
 
 
-def test_a_state_of_torchs_warm_restarts_says_its_schedule(make_optimizer):
+def test_a_state_of_torchs_warm_restarts_says_its_schedule():
     optimizer = make_optimizer(torch.tensor(0.5))
     torchs = CosineAnnealingWarmRestarts(optimizer, 10, 2, 1e-3)
     optimizer.step()
@@ -32,13 +33,13 @@ def test_a_state_of_torchs_warm_restarts_says_its_schedule(make_optimizer):
     assert (state.schedule, state.eta_min) == (CosineRestartSchedule(10, 2), 1e-3)
 
 
-def test_a_state_of_a_schedule_of_transformers_says_no_schedule(make_optimizer):
+def test_a_state_of_a_schedule_of_transformers_says_no_schedule():
     theirs = get_linear_schedule_with_warmup(make_optimizer(0.1), 5, 100)
     state = read_state(theirs.state_dict())
     assert (state.last_epoch, state.step_count, state.schedule) == (0, 1, None)
 
 
-def test_what_a_schedule_of_transformers_carries_along_is_not_believed(make_optimizer):
+def test_what_a_schedule_of_transformers_carries_along_is_not_believed():
     optimizer = make_optimizer(0.1)
     scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=10))
     optimizer.step()

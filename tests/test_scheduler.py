@@ -10,8 +10,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from optimizers import advance, make_optimizer, rates_of
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from transformers import get_cosine_schedule_with_warmup
 
@@ -29,22 +30,8 @@ SETTINGS = [
 ]
 
 
-def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
-    return [float(group["lr"]) for group in optimizer.param_groups]
-
-
-def advance(optimizer: torch.optim.Optimizer, scheduler, steps: int = 1) -> list[list[float]]:
-    """Train for some updates; return the rates that they used."""
-    used = []
-    for _ in range(steps):
-        used.append(rates_of(optimizer))
-        optimizer.step()
-        scheduler.step()
-    return used
-
-
 @pytest.mark.parametrize("arguments", SETTINGS, ids=str)
-def test_each_update_uses_the_rate_of_the_schedule(make_optimizer, arguments):
+def test_each_update_uses_the_rate_of_the_schedule(arguments):
     optimizer = make_optimizer(0.1, 0.02)
     scheduler = Scheduler(optimizer, **arguments)
     for step in range(60):
@@ -64,7 +51,7 @@ def test_each_update_uses_the_rate_of_the_schedule(make_optimizer, arguments):
 @pytest.mark.parametrize(
     ("T_0", "T_mult", "eta_min"), [(10, 1, 0), (1, 1, 0.01), (7, 2, 1e-5), (3, 3, 0.03), (50, 1, 0.2), (1, 5, 0)]
 )
-def test_without_decay_and_warmup_rates_equal_torchs_to_the_last_bit(make_optimizer, T_0, T_mult, eta_min):
+def test_without_decay_and_warmup_rates_equal_torchs_to_the_last_bit(T_0, T_mult, eta_min):
     optimizer, torchs_optimizer = make_optimizer(0.1, 3e-4), make_optimizer(0.1, 3e-4)
     scheduler = Scheduler(optimizer, T_0, T_mult, eta_min)
     torchs = CosineAnnealingWarmRestarts(torchs_optimizer, T_0, T_mult, eta_min)
@@ -75,9 +62,8 @@ def test_without_decay_and_warmup_rates_equal_torchs_to_the_last_bit(make_optimi
         advance(torchs_optimizer, torchs)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 40), st.lists(st.one_of(st.none(), st.integers(0, 500), st.floats(0, 500)), max_size=30))
-def test_any_mix_of_steps_equals_torchs(make_optimizer, T_0, epochs):
+def test_any_mix_of_steps_equals_torchs(T_0, epochs):
     optimizer, torchs_optimizer = make_optimizer(0.1), make_optimizer(0.1)
     scheduler, torchs = Scheduler(optimizer, T_0, 1, 1e-3), CosineAnnealingWarmRestarts(torchs_optimizer, T_0, 1, 1e-3)
     with warnings.catch_warnings():
@@ -94,7 +80,7 @@ def test_any_mix_of_steps_equals_torchs(make_optimizer, T_0, epochs):
 
 @pytest.mark.parametrize("T_mult", [1, 2, 3, 5, 6, 7, 10])
 @pytest.mark.parametrize("T_0", [1, 3, 7, 10, 50, 1000])
-def test_step_to_a_restart_sets_the_peak(make_optimizer, T_0, T_mult):
+def test_step_to_a_restart_sets_the_peak(T_0, T_mult):
     optimizer = make_optimizer(0.1)
     optimizer.step()
     scheduler = Scheduler(optimizer, T_0, T_mult, decay=0.9)
@@ -106,7 +92,7 @@ def test_step_to_a_restart_sets_the_peak(make_optimizer, T_0, T_mult):
         start += T_0 * T_mult**k
 
 
-def test_step_goes_on_from_where_step_to_an_epoch_led(make_optimizer):
+def test_step_goes_on_from_where_step_to_an_epoch_led():
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10, decay=0.5, warmup_steps=15)
     optimizer.step()
@@ -138,7 +124,7 @@ def original_rates(T_0: int, T_mult: int, warmup_steps: int, decay: float, base_
     return rates
 
 
-def test_the_original_runs_one_step_late_and_starts_at_the_full_rate(make_optimizer):
+def test_the_original_runs_one_step_late_and_starts_at_the_full_rate():
     T_0, warmup_steps, decay = 100, 20, 0.75
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, T_0, warmup_steps=warmup_steps, decay=decay)
@@ -152,7 +138,7 @@ def test_the_original_runs_one_step_late_and_starts_at_the_full_rate(make_optimi
         assert here[step] == pytest.approx(warm * cosine.lr_at(step, 0.1), rel=1e-9)
 
 
-def test_a_rate_of_each_warmup_mode_by_hand(make_optimizer):
+def test_a_rate_of_each_warmup_mode_by_hand():
     def rates(**arguments):
         optimizer = make_optimizer(1.0)
         return [
@@ -169,7 +155,7 @@ def test_a_rate_of_each_warmup_mode_by_hand(make_optimizer):
 
 @pytest.mark.parametrize("arguments", SETTINGS, ids=str)
 @pytest.mark.parametrize("last_epoch", [0, 1, 9, 30, 10**6])
-def test_construction_at_any_last_epoch_goes_on_after_it(make_optimizer, arguments, last_epoch):
+def test_construction_at_any_last_epoch_goes_on_after_it(arguments, last_epoch):
     optimizer = make_optimizer(0.1, 0.02)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -181,12 +167,12 @@ def test_construction_at_any_last_epoch_goes_on_after_it(make_optimizer, argumen
     assert advance(optimizer, scheduler, 30) == advance(reference_optimizer, reference, 30)
 
 
-def test_last_epoch_without_initial_lr_is_the_key_error_of_torch(make_optimizer):
+def test_last_epoch_without_initial_lr_is_the_key_error_of_torch():
     with pytest.raises(KeyError, match="initial_lr"):
         Scheduler(make_optimizer(), 10, last_epoch=3)
 
 
-def test_at_cycle_end_is_true_after_the_last_update_of_each_cycle(make_optimizer):
+def test_at_cycle_end_is_true_after_the_last_update_of_each_cycle():
     optimizer = make_optimizer()
     scheduler = Scheduler(optimizer, 3, 2, warmup_steps=4, warmup_mode="prefix", num_cycles=3)
     ends = []
@@ -200,7 +186,7 @@ def test_at_cycle_end_is_true_after_the_last_update_of_each_cycle(make_optimizer
     assert scheduler.at_cycle_end
 
 
-def test_verbose_prints_one_line_at_each_restart(make_optimizer, capsys):
+def test_verbose_prints_one_line_at_each_restart(capsys):
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10, 2, decay=0.5, verbose=True)
     assert capsys.readouterr().out == ""
@@ -212,7 +198,7 @@ def test_verbose_prints_one_line_at_each_restart(make_optimizer, capsys):
     ]
 
 
-def test_scheduler_step_before_optimizer_step_is_warned_about_once(make_optimizer):
+def test_scheduler_step_before_optimizer_step_is_warned_about_once():
     scheduler = Scheduler(make_optimizer(), 10)
     with pytest.warns(UserWarning, match=r"`lr_scheduler.step\(\)` before `optimizer.step\(\)`") as caught:
         scheduler.step()
@@ -222,7 +208,7 @@ def test_scheduler_step_before_optimizer_step_is_warned_about_once(make_optimize
         scheduler.step()
 
 
-def test_a_scheduler_that_was_saved_before_its_first_step_warns_after_loading_too(make_optimizer):
+def test_a_scheduler_that_was_saved_before_its_first_step_warns_after_loading_too():
     optimizers = make_optimizer(), make_optimizer()
     for optimizer in optimizers:
         optimizer.param_groups[0]["initial_lr"] = 0.1
@@ -233,14 +219,14 @@ def test_a_scheduler_that_was_saved_before_its_first_step_warns_after_loading_to
         scheduler.step()
 
 
-def test_the_right_order_warns_of_nothing(make_optimizer):
+def test_the_right_order_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer = make_optimizer()
         advance(optimizer, Scheduler(optimizer, 10, warmup_steps=5), 30)
 
 
-def test_a_group_with_a_tensor_rate_added_later_keeps_its_base_rate(make_optimizer):
+def test_a_group_with_a_tensor_rate_added_later_keeps_its_base_rate():
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10)
     advance(optimizer, scheduler, 13)
@@ -251,7 +237,7 @@ def test_a_group_with_a_tensor_rate_added_later_keeps_its_base_rate(make_optimiz
     assert (float(rate), optimizer.param_groups[1]["initial_lr"]) == (0.25, 0.25)
 
 
-def test_a_scheduler_that_is_gone_leaves_added_groups_alone(make_optimizer):
+def test_a_scheduler_that_is_gone_leaves_added_groups_alone():
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10, warmup_steps=5)
     del scheduler
@@ -260,7 +246,7 @@ def test_a_scheduler_that_is_gone_leaves_added_groups_alone(make_optimizer):
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
-def test_tensor_rates_are_filled_in_place(make_optimizer, shape):
+def test_tensor_rates_are_filled_in_place(shape):
     rates = [torch.full(shape, 0.1, dtype=torch.float64), torch.full(shape, 0.02, dtype=torch.float64)]
     optimizer = make_optimizer(*rates)
     scheduler = Scheduler(optimizer, 10, decay=0.5, warmup_steps=4)
@@ -273,7 +259,7 @@ def test_tensor_rates_are_filled_in_place(make_optimizer, shape):
     assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates))
 
 
-def test_tensor_rates_that_a_loaded_optimizer_state_brings_are_filled_in_place(make_optimizer):
+def test_tensor_rates_that_a_loaded_optimizer_state_brings_are_filled_in_place():
     tensor_optimizer = make_optimizer(torch.tensor(0.1), torch.tensor(0.02))
     optimizer = make_optimizer(0.1, 0.02)
     scheduler = Scheduler(optimizer, 10)
@@ -286,9 +272,7 @@ def test_tensor_rates_that_a_loaded_optimizer_state_brings_are_filled_in_place(m
 
 @pytest.mark.parametrize("with_optimizer_state", [True, False])
 @pytest.mark.parametrize("arguments", SETTINGS, ids=str)
-def test_save_load_and_continue_gives_the_bits_of_never_having_stopped_at_every_cut(
-    make_optimizer, arguments, with_optimizer_state
-):
+def test_save_load_and_continue_gives_the_bits_of_never_having_stopped_at_every_cut(arguments, with_optimizer_state):
     optimizer = make_optimizer(0.1, 0.02)
     scheduler = Scheduler(optimizer, **arguments)
     whole = advance(optimizer, scheduler, 60)
@@ -319,7 +303,7 @@ def torch_saved_and_loaded(state):
     return torch.load(file, weights_only=True)
 
 
-def test_a_fractional_position_survives_a_reload(make_optimizer):
+def test_a_fractional_position_survives_a_reload():
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10)
     optimizer.step()
@@ -330,7 +314,7 @@ def test_a_fractional_position_survives_a_reload(make_optimizer):
     assert advance(other_optimizer, other, 20) == advance(optimizer, scheduler, 20)
 
 
-def test_state_dict_is_plain_and_does_not_change_with_the_scheduler(make_optimizer):
+def test_state_dict_is_plain_and_does_not_change_with_the_scheduler():
     scheduler = Scheduler(make_optimizer(torch.tensor(0.1)), np.int64(10), warmup_steps=np.int32(3))
     state = scheduler.state_dict()
     before = copy.deepcopy(state)
@@ -347,7 +331,7 @@ def test_state_dict_is_plain_and_does_not_change_with_the_scheduler(make_optimiz
 
 
 @pytest.mark.parametrize("epoch", [0, 7, 34, 20.25])
-def test_a_state_of_torchs_warm_restarts_is_adopted(make_optimizer, epoch):
+def test_a_state_of_torchs_warm_restarts_is_adopted(epoch):
     torchs_optimizer = make_optimizer(0.1, 0.02)
     torchs = CosineAnnealingWarmRestarts(torchs_optimizer, 10, 2, 1e-3)
     torchs_optimizer.step()
@@ -361,7 +345,7 @@ def test_a_state_of_torchs_warm_restarts_is_adopted(make_optimizer, epoch):
         assert advance(optimizer, scheduler, 50) == advance(torchs_optimizer, torchs, 50)
 
 
-def test_what_differs_from_a_state_of_torchs_warm_restarts_is_named(make_optimizer, caplog):
+def test_what_differs_from_a_state_of_torchs_warm_restarts_is_named(caplog):
     optimizer = make_optimizer(0.1)
     torchs = CosineAnnealingWarmRestarts(optimizer, 10, 2, 1e-3)
     advance(optimizer, torchs, 35)
@@ -371,7 +355,7 @@ def test_what_differs_from_a_state_of_torchs_warm_restarts_is_named(make_optimiz
     assert "T_mult was 2, is 3; decay was 1, is 0.5" in record.getMessage()
 
 
-def test_a_state_of_transformers_schedules_is_adopted(make_optimizer):
+def test_a_state_of_transformers_schedules_is_adopted():
     lambda_optimizer = make_optimizer(0.1, 0.02)
     lambda_scheduler = get_cosine_schedule_with_warmup(lambda_optimizer, 5, 100)
     advance(lambda_optimizer, lambda_scheduler, 37)
@@ -384,7 +368,7 @@ def test_a_state_of_transformers_schedules_is_adopted(make_optimizer):
     assert rates_of(optimizer) == [scheduler.schedule.lr_at(37, base_lr) for base_lr in (0.1, 0.02)]
 
 
-def resumed(make_optimizer, saved, here, steps, **arguments):
+def resumed(saved, here, steps, **arguments):
     optimizer = make_optimizer(0.1)
     scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(**saved), **arguments)
     advance(optimizer, scheduler, steps)
@@ -409,8 +393,8 @@ def resumed(make_optimizer, saved, here, steps, **arguments):
         ({"T_0": 100}, {"T_0": 7, "stable_ratio": 0.5}, 0),
     ],
 )
-def test_a_run_that_goes_on_with_the_same_past_hears_nothing(make_optimizer, caplog, saved, here, steps):
-    resumed(make_optimizer, saved, here, steps, eta_min=0.01)
+def test_a_run_that_goes_on_with_the_same_past_hears_nothing(caplog, saved, here, steps):
+    resumed(saved, here, steps, eta_min=0.01)
     assert not caplog.records
 
 
@@ -424,17 +408,14 @@ def test_a_run_that_goes_on_with_the_same_past_hears_nothing(make_optimizer, cap
         ({"T_0": 10}, {"T_0": 10, "stable_ratio": 0.3}, 2, "stable_ratio was 0, is 0.3"),
     ],
 )
-def test_a_run_that_goes_on_with_another_past_hears_which_arguments_differ(
-    make_optimizer, caplog, saved, here, steps, message
-):
-    resumed(make_optimizer, saved, here, steps)
+def test_a_run_that_goes_on_with_another_past_hears_which_arguments_differ(caplog, saved, here, steps, message):
+    resumed(saved, here, steps)
     assert [message for message in caplog.messages if "saved" in message] == [
-        f"The schedules of the saved and of the resumed run differ at steps before {steps}: {message}. "
-        "The schedule of the resumed run is used."
+        f"The saved schedule differs from this run's before step {steps}: {message}. This run's schedule is used."
     ]
 
 
-def test_another_minimum_is_another_past(make_optimizer, caplog):
+def test_another_minimum_is_another_past(caplog):
     saved = Scheduler(make_optimizer(0.1), 10, eta_min=0.01)
     saved.optimizer.step()
     saved.step(5)
@@ -442,7 +423,7 @@ def test_another_minimum_is_another_past(make_optimizer, caplog):
     assert "eta_min was 0.01, is 0.0; eta_min_rate was None, is 0.2" in caplog.messages[0]
 
 
-def test_a_schedule_of_transformers_goes_on_from_a_state_of_this_one_and_back(make_optimizer, caplog):
+def test_a_schedule_of_transformers_goes_on_from_a_state_of_this_one_and_back(caplog):
     optimizer = make_optimizer(0.1, 0.02)
     scheduler = Scheduler(optimizer, 10, decay=0.5)
     advance(optimizer, scheduler, 13)
@@ -492,7 +473,7 @@ def test_a_schedule_of_transformers_goes_on_from_a_state_of_this_one_and_back(ma
         ({"schedule": {"T_0": 10, "eta_min_rate": 2}}, "schedule.*eta_min_rate"),
     ],
 )
-def test_a_state_that_is_none_is_refused_and_changes_nothing(make_optimizer, change, message):
+def test_a_state_that_is_none_is_refused_and_changes_nothing(change, message):
     optimizer = make_optimizer(0.1)
     scheduler = Scheduler(optimizer, 10)
     advance(optimizer, scheduler, 4)
@@ -502,7 +483,7 @@ def test_a_state_that_is_none_is_refused_and_changes_nothing(make_optimizer, cha
     assert (scheduler.state_dict(), optimizer.state_dict()["param_groups"]) == (before, groups)
 
 
-def test_a_state_of_something_else_is_refused(make_optimizer):
+def test_a_state_of_something_else_is_refused():
     scheduler = Scheduler(make_optimizer(), 10)
     with pytest.raises(ValueError, match="Expected a scheduler state with last_epoch and base_lrs, but got keys"):
         scheduler.load_state_dict({"scale": 65536.0})
@@ -542,7 +523,7 @@ WRONG_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_ARGUMENTS)
-def test_a_wrong_argument_is_named_and_leaves_the_optimizer_as_it_was(make_optimizer, name, value):
+def test_a_wrong_argument_is_named_and_leaves_the_optimizer_as_it_was(name, value):
     optimizer = make_optimizer(0.1, 0.02)
     before, attributes = copy.deepcopy(optimizer.state_dict()), set(vars(optimizer))
     with pytest.raises((TypeError, ValueError), match=name):
@@ -551,7 +532,7 @@ def test_a_wrong_argument_is_named_and_leaves_the_optimizer_as_it_was(make_optim
     assert set(vars(optimizer)) == attributes
 
 
-def test_both_minima_at_once_are_refused(make_optimizer):
+def test_both_minima_at_once_are_refused():
     with pytest.raises(ValueError, match="one of eta_min and eta_min_rate"):
         Scheduler(make_optimizer(), 10, eta_min=0.01, eta_min_rate=0.1)
 

@@ -11,8 +11,10 @@ import warnings
 import weakref
 
 import numpy as np
+import optimizers
 import pytest
 import torch
+from optimizers import advance, parameter_group, rates_of
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
     ConstantLR,
@@ -74,21 +76,7 @@ COMBINATIONS = {
 
 def make_optimizer(kind="float"):
     rates = {"float": (0.5, 0.02), "tensor": (torch.tensor(0.5), torch.tensor(0.02))}[kind]
-    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates])
-
-
-def rates_of(optimizer):
-    return [float(group["lr"]) for group in optimizer.param_groups]
-
-
-def advance(optimizer, scheduler, steps):
-    """The rates that each update used."""
-    used = []
-    for _ in range(steps):
-        optimizer.step()
-        used.append(rates_of(optimizer))
-        scheduler.step()
-    return used
+    return optimizers.make_optimizer(*rates)
 
 
 def assert_same_rates(ours, torchs, kind):
@@ -250,19 +238,15 @@ def test_a_wrapper_that_builds_its_list_anew_at_each_access_is_served():
         scheduler.step()
 
 
-def another_group(rate=0.4):
-    return {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate}
-
-
 @pytest.mark.parametrize("add", ["add_param_group", "append", "extend", "new list"])
 def test_a_group_that_is_added_joins_at_the_current_position_with_the_next_update(add):
     optimizer = make_optimizer()
     scheduler = Scheduler(optimizer, 10, decay=0.5, eta_min_rate=0.1)
     advance(optimizer, scheduler, 13)
-    group = {**optimizer.param_groups[0], **another_group()}
+    group = {**optimizer.param_groups[0], **parameter_group(0.4)}
     del group["initial_lr"]
     if add == "add_param_group":
-        optimizer.add_param_group(another_group())
+        optimizer.add_param_group(parameter_group(0.4))
     elif add == "new list":
         optimizer.param_groups = [*optimizer.param_groups, group]
     else:
@@ -282,7 +266,7 @@ def test_a_scheduler_that_is_not_in_charge_leaves_added_groups_alone():
         schedulers = finish(optimizer)
         optimizer.step()
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-4
-        optimizer.add_param_group(another_group(1e-4))
+        optimizer.add_param_group(parameter_group(1e-4))
         optimizer.step()
         assert rates_of(optimizer) == [1e-4, 1e-4, 1e-4]
         assert schedulers
@@ -324,7 +308,7 @@ def test_optimizer_and_scheduler_go_with_their_last_names_without_the_garbage_co
             optimizer = make_optimizer()
             scheduler = R(optimizer, 10)
             advance(optimizer, scheduler, 15)
-            optimizer.add_param_group(another_group())
+            optimizer.add_param_group(parameter_group(0.4))
             references = [weakref.ref(optimizer), weakref.ref(scheduler)]
             del optimizer, scheduler
             assert [reference() for reference in references] == [None, None]
@@ -343,7 +327,7 @@ def test_a_thousand_schedulers_one_after_the_other_leave_nothing_behind():
     assert not optimizer._optimizer_step_pre_hooks
     assert "add_param_group" not in vars(optimizer)
     assert before == {name: getattr(type(optimizer), name) for name in before}
-    optimizer.add_param_group(another_group())
+    optimizer.add_param_group(parameter_group(0.4))
     assert rates_of(optimizer)[2] == 0.4
 
 
@@ -362,7 +346,7 @@ def test_a_copy_of_optimizer_and_scheduler_goes_its_own_way(copied, kind):
     advance(optimizer, scheduler, 12)
     other_optimizer, other = copied((optimizer, scheduler))
     assert other.optimizer is other_optimizer
-    other_optimizer.add_param_group(another_group())
+    other_optimizer.add_param_group(parameter_group(0.4))
     ahead = advance(other_optimizer, other, 25)
     assert scheduler.last_epoch == 12
     assert advance(optimizer, scheduler, 25) == [rates[:2] for rates in ahead]
@@ -375,7 +359,7 @@ def test_the_copy_of_a_scheduler_that_is_not_in_charge_is_not_either():
     optimizer.param_groups[0]["lr"] = 0.25
     for copied in COPIES.values():
         other_optimizer, other = copied((optimizer, scheduler))
-        other_optimizer.add_param_group(another_group())
+        other_optimizer.add_param_group(parameter_group(0.4))
         other_optimizer.step()
         assert rates_of(other_optimizer) == [0.25, 0.02, 0.4]
         assert not other.state_dict()["in_charge"]
@@ -415,7 +399,7 @@ def test_two_schedulers_on_one_optimizer_take_turns_as_two_of_torchs_do():
 @pytest.mark.parametrize("exchanged", [(0, 1, 2, 3, 4), (4,), ()])
 def test_groups_that_share_a_tensor_share_its_rate_also_where_it_is_exchanged(exchanged):
     shared = torch.tensor(0.5)
-    optimizer = torch.optim.SGD([another_group(shared) for _ in range(5)])
+    optimizer = torch.optim.SGD([parameter_group(shared) for _ in range(5)])
     scheduler = Scheduler(optimizer, 10, decay=0.5)
     advance(optimizer, scheduler, 4)
     assert float(shared) == pytest.approx(scheduler.schedule.lr_at(4, 0.5))
@@ -448,7 +432,7 @@ def test_a_group_that_was_just_added_is_part_of_the_state():
     optimizer = make_optimizer()
     scheduler = Scheduler(optimizer, 10)
     advance(optimizer, scheduler, 4)
-    optimizer.add_param_group(another_group())
+    optimizer.add_param_group(parameter_group(0.4))
     state = scheduler.state_dict()
     assert state["base_lrs"] == [0.5, 0.02, 0.4]
     assert rates_of(optimizer) == state["_last_lr"] == [scheduler.schedule.lr_at(4, lr) for lr in (0.5, 0.02, 0.4)]
@@ -456,7 +440,7 @@ def test_a_group_that_was_just_added_is_part_of_the_state():
 
 def test_the_last_of_the_groups_that_share_a_tensor_decides_as_if_each_filled_it_in_turn():
     shared = torch.tensor(0.5)
-    optimizer = torch.optim.SGD([another_group(shared), another_group(0.1), another_group(shared)])
+    optimizer = torch.optim.SGD([parameter_group(shared), parameter_group(0.1), parameter_group(shared)])
     optimizer.param_groups[2]["initial_lr"] = 0.25
     scheduler = Scheduler(optimizer, 10)
     for step, rates in enumerate(advance(optimizer, scheduler, 15)):
@@ -465,7 +449,7 @@ def test_the_last_of_the_groups_that_share_a_tensor_decides_as_if_each_filled_it
 
 
 def test_the_groups_know_floats_and_tensors_side_by_side():
-    optimizer = torch.optim.SGD([another_group(torch.tensor(0.5)), another_group(0.02)])
+    optimizer = torch.optim.SGD([parameter_group(torch.tensor(0.5)), parameter_group(0.02)])
     scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=10, decay=0.5, warmup_steps=3))
     tensor = optimizer.param_groups[0]["lr"]
     for step, rates in enumerate(advance(optimizer, scheduler, 30)):

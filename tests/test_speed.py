@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from optimizers import rates_of
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
@@ -39,10 +40,6 @@ def set_gradients(optimizer):
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.ones_like(parameter)
-
-
-def rates_of(optimizer):
-    return [float(group["lr"]) for group in optimizer.param_groups]
 
 
 def compiled_graphs(training_step, backend, optimizer, check=lambda step: None):
