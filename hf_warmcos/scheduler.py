@@ -195,11 +195,9 @@ class CosineRestartLR(LRScheduler):
 
     def _warn_of_passed_end(self) -> None:
         self._warns_after = math.inf  # once
-        message = (
-            "Training continues after the end of the schedule at step %d: the learning rate stays at its minimum, %s. "
-            "To append cycles, construct the scheduler with scheduler.schedule.extend(...)."
-        )
-        logger.warning(message, self.schedule.end, sorted({*self.eta_mins}))
+        message = "Training continues after the end of the schedule at step %d: the learning rate stays at its minimum."
+        advice = "To append cycles, construct the scheduler with scheduler.schedule.extend(...)."
+        logger.warning(f"{message} {advice}", self.schedule.end)
 
     # The learning rates. Other code may write into the optimizer; this scheduler writes in `_update_lr` only.
 
@@ -275,12 +273,11 @@ class CosineRestartLR(LRScheduler):
         return self.last_epoch >= 0
 
     def _join_added_groups(self) -> None:
-        """Take in groups that are gone; let those that were added join at the current position."""
-        num_groups, known = len(self.optimizer.param_groups), len(self.base_lrs)
-        if num_groups < known:
-            self._take_in(self.optimizer.param_groups)
-            self._last_lr = self.get_lr()
-        elif num_groups > known and self._is_in_charge():
+        """Let groups that were added join at the current position.
+
+        That fewer groups are seen here means nothing: DeepSpeed steps an optimizer group by group.
+        """
+        if len(self.optimizer.param_groups) > len(self.base_lrs) and self._is_in_charge():
             self._update_lr(self.last_epoch + self._fraction)
 
     def _await_added_groups(self) -> None:
@@ -319,7 +316,10 @@ class CosineRestartLR(LRScheduler):
 
         A `LambdaLR` (the schedules of transformers) loads it as well, so that a run can change back to one.
         """
-        self._join_added_groups()  # so that the state is one of all groups
+        self._join_added_groups()
+        if len(self.optimizer.param_groups) < len(self.base_lrs):
+            self._take_in(self.optimizer.param_groups)
+            self._last_lr = self.get_lr()
         return self._state().to_dict() | {"_last_lr": self.get_last_lr()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from optimizers import make_optimizer
@@ -57,3 +59,23 @@ def test_what_a_schedule_of_transformers_carries_along_is_not_believed():
 def test_what_is_no_dict_is_refused(state):
     with pytest.raises(TypeError, match="Expected a scheduler state to be a dict"):
         read_state(state)
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "differ"),
+    [
+        ({"T_0": 1, "T_mult": 1.0000001}, {"T_0": 1, "T_mult": 1.0000001}, False),
+        ({"T_0": 1, "T_mult": 1.0000001}, {"T_0": 1, "T_mult": 1}, True),
+        ({"T_0": 1, "T_mult": 1.0000001}, {"T_0": 1, "T_mult": 1.0000001, "decay": 0.999}, True),
+        ({"T_0": 1}, {"T_0": 1, "num_cycles": 10**7}, False),
+    ],
+)
+def test_two_schedules_of_very_many_cycles_are_compared_at_once(saved, here, differ, caplog):
+    scheduler = CosineRestartLR(make_optimizer(0.1), CosineRestartSchedule(**saved))
+    scheduler.optimizer.step()
+    scheduler.step(10**6)
+    resumed = CosineRestartLR(make_optimizer(0.1), CosineRestartSchedule(**here))
+    begin = time.process_time()
+    resumed.load_state_dict(scheduler.state_dict())
+    assert time.process_time() - begin < 3
+    assert bool(caplog.records) == differ

@@ -346,6 +346,28 @@ def test_cycles_beyond_measure_cost_nothing():
     assert time.process_time() - begin < 0.5
 
 
+@pytest.mark.parametrize("T_mult", [1, 1.0001])
+def test_whatever_extend_permits_takes_less_than_two_seconds(T_mult):
+    schedule = CosineRestartSchedule(10, T_mult, num_cycles=99_999)
+    begin = time.process_time()
+    longer = schedule.extend(schedule.end + 10)
+    assert time.process_time() - begin < 2
+    assert longer.cycle(99_998) == schedule.cycle(99_998)
+    with pytest.raises(ValueError, match=r"Expected at most 100000 cycles in all, but got num_cycles=99999 \+ 2"):
+        schedule.extend(schedule.end + 20, num_cycles=2)
+    with pytest.raises(ValueError, match="at most 100000 cycles"):
+        schedule.extend(10**12, num_cycles=10**11)
+
+
+def test_a_peak_or_a_learning_rate_whose_product_no_float_holds_is_refused():
+    with pytest.raises(ValueError, match=r"Expected the peak of cycles\[0\] <= 1e\+150"):
+        CosineRestartSchedule(cycles=[[10, 1e300]])
+    for name in ("base_lr", "eta_min"):
+        with pytest.raises(ValueError, match=name):
+            FIGURE.lr_at(5, **{name: 1e300})
+    assert math.isfinite(CosineRestartSchedule(cycles=[[10, 1e150]]).lr_at(3, 1e150, -1e150))
+
+
 @pytest.mark.parametrize("method", ["lr_at", "cycle_at", "curve", "restarts"])
 def test_steps_beyond_those_that_can_be_counted_are_refused(method):
     for step in (BIG, 2**63, 1e300):

@@ -542,5 +542,12 @@ def test_something_that_is_no_optimizer_is_refused():
         Scheduler(torch.nn.Linear(1, 1), 10)
 
 
+@pytest.mark.parametrize("minimum", [{"eta_min": 0.01}, {"eta_min_rate": 0.1}])
+def test_the_repr_says_the_schedule_the_minimum_and_the_position(minimum):
+    scheduler = Scheduler(make_optimizer(), 10, **minimum)
+    ((name, value),) = minimum.items()
+    assert repr(scheduler) == f"{Scheduler.__name__}({scheduler.schedule}, {name}={value}, last_epoch=0)"
+
+
 def test_every_mode_is_tested_here():
     assert {arguments.get("warmup_mode", "overlap") for arguments in SETTINGS} == set(WARMUP_MODES)
