@@ -1,13 +1,14 @@
-"""The factory's arguments become a schedule: without an optimizer, for whoever takes them."""
+"""The factory's arguments become a schedule, without an optimizer: for all modules that take them."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, minimum, whole_number
 from hf_warmcos.schedule import CosineRestartSchedule
 
 
@@ -25,7 +26,8 @@ def schedule_from_arguments(
 ) -> CosineRestartSchedule:
     """Return the schedule that the factory's arguments describe.
 
-    One of three says how long cycles are: `T_0`, `cycles`, or `num_training_steps` with `num_cycles` fitted into it.
+    The lengths of the cycles come from `T_0`, from `cycles`, or from `num_training_steps`, into which `num_cycles`
+    cycles are fitted.
 
     Args:
         num_warmup_steps, num_training_steps, num_cycles, decay, T_0, T_mult, warmup_mode, warmup_lr_rate, stable_ratio,
@@ -63,15 +65,13 @@ def schedule_from_arguments(
     if T_0 is not None or cycles is not None:
         return CosineRestartSchedule(T_0=T_0, num_cycles=num_cycles, cycles=cycles, **shape)
     if num_training_steps is None:
-        raise ValueError(
-            "Expected one of T_0, cycles and num_training_steps, but got T_0=None, cycles=None and "
-            "num_training_steps=None"
-        )
+        came = "T_0=None, cycles=None and num_training_steps=None"
+        raise ValueError(f"Expected one of T_0, cycles and num_training_steps, but got {came}")
     return CosineRestartSchedule.fit(num_training_steps, 1 if num_cycles is None else num_cycles, **shape)
 
 
 def eta_min_from_arguments(min_lr: float | None = None, min_lr_rate: float | None = None) -> dict[str, float | None]:
-    """Return the minimum that `min_lr` or `min_lr_rate` says, as a scheduler's `eta_min` and `eta_min_rate`.
+    """Return `min_lr` or `min_lr_rate`, whichever is given, as a scheduler's `eta_min` and `eta_min_rate`.
 
     Raises:
         TypeError, ValueError: If both are given, or one is out of its range.
@@ -84,16 +84,48 @@ def eta_min_from_arguments(min_lr: float | None = None, min_lr_rate: float | Non
     """
     if min_lr is not None and min_lr_rate is not None:
         raise ValueError(f"Expected only one of min_lr and min_lr_rate, but got {min_lr=} and {min_lr_rate=}")
-    if min_lr_rate is not None:
-        return {"eta_min": 0.0, "eta_min_rate": real_number("min_lr_rate", min_lr_rate, (">=", 0), ("<=", 1))}
-    return {"eta_min": 0.0 if min_lr is None else real_number("min_lr", min_lr, (">=", 0)), "eta_min_rate": None}
+    checked = minimum(0.0 if min_lr is None else min_lr, min_lr_rate, "min_lr", "min_lr_rate")
+    return dict(zip(("eta_min", "eta_min_rate"), checked))
 
 
-# The factory's arguments, but for the optimizer and the position. The first two are the training script's to say.
+# The factory's arguments, except the optimizer and the position. A training script itself passes the first two.
 ARGUMENTS = (
     *inspect.signature(schedule_from_arguments).parameters,
     *inspect.signature(eta_min_from_arguments).parameters,
 )
+
+
+# The names of the same arguments in other schedulers.
+_ELSEWHERE = {
+    "cycle_decay": "decay",
+    "cycle_mult": "T_mult",
+    "eta_min": "min_lr",
+    "eta_min_rate": "min_lr_rate",
+    "first_cycle_steps": "T_0",
+    "gamma": "decay",
+    "lr_min": "min_lr",
+    "max_steps": "num_training_steps",
+    "min_lr_ratio": "min_lr_rate",
+    "warmup_steps": "num_warmup_steps",
+}
+
+
+def with_hints(unknown: Iterable[str], known: Sequence[str]) -> str:
+    """The names of unknown arguments, each with the known one that was probably meant.
+
+    ```python
+    >>> with_hints(["gamma", "num_cycle", "power"], ARGUMENTS)
+    "'gamma' (did you mean 'decay'?), 'num_cycle' (did you mean 'num_cycles'?), 'power'"
+
+    ```
+    """
+
+    def with_hint(name: str) -> str:
+        meant = [_ELSEWHERE.get(name), *difflib.get_close_matches(name, known, n=1, cutoff=0.75)]
+        hints = [f" (did you mean {hint!r}?)" for hint in meant if hint in known]
+        return repr(name) + (hints[0] if hints else "")
+
+    return ", ".join(map(with_hint, unknown))
 
 
 def check_arguments(**arguments: Any) -> None:
@@ -105,12 +137,12 @@ def check_arguments(**arguments: Any) -> None:
 
     Raises:
         TypeError: If a name is not among them, or a value is of the wrong type.
-        ValueError: If a value is out of its range. That the cycles fit into the training is not known here.
+        ValueError: If a value is out of its range. Whether the cycles fit into the training is not checked here.
 
     Example:
 
     ```python
-    >>> check_arguments(num_cycles=4, decay=0.75)
+    >>> check_arguments(num_cycles=3, T_mult=2)
     >>> check_arguments(decay=2)
     Traceback (most recent call last):
     ValueError: Expected decay <= 1, but got decay=2
@@ -118,15 +150,13 @@ def check_arguments(**arguments: Any) -> None:
     ```
     """
     known = ARGUMENTS[2:]
-    unknown = [name for name in arguments if name not in known]
-    if unknown:
-        raise TypeError(
-            f"Expected arguments of the schedule, which are {', '.join(known)}, but got {', '.join(map(repr, unknown))}"
-        )
-    minimum = {name: arguments.pop(name) for name in ("min_lr", "min_lr_rate") if name in arguments}
-    eta_min_from_arguments(**minimum)
+    if unknown := [name for name in arguments if name not in known]:
+        came = with_hints(unknown, known)
+        raise TypeError(f"Expected arguments of the schedule, which are {', '.join(known)}, but got {came}")
+    of_minimum = {name: arguments.pop(name) for name in ("min_lr", "min_lr_rate") if name in arguments}
+    eta_min_from_arguments(**of_minimum)
     if arguments.get("T_0") is None and arguments.get("cycles") is None:
-        # Cycles that will be fitted into a training of unknown length: one that is long enough for any.
+        # Cycles that will be fitted into a training of unknown length: checked in one that is long enough for any.
         arguments |= {"T_0": 2**60, "num_cycles": 1 if arguments.get("num_cycles") is None else arguments["num_cycles"]}
     schedule_from_arguments(0, **arguments)
 
@@ -137,19 +167,19 @@ def misfit(
     base_lrs: Iterable[float] = (1.0,),
     eta_mins: Iterable[float] = (0.0,),
 ) -> str | None:
-    """Say how a schedule does not fit the training, or None: training ends inside a cycle, or after the last one.
+    """Return a message where training ends inside a cycle or after the last one, and None where it ends with a cycle.
 
     Args:
         schedule ([`CosineRestartSchedule`]): The schedule.
         num_training_steps (`int`): The steps of the training.
-        base_lrs, eta_mins (iterables of `float`): The rate and the minimum of each parameter group.
+        base_lrs, eta_mins (iterables of `float`): The initial learning rate and the minimum of each parameter group.
 
     Example:
 
     ```python
     >>> misfit(CosineRestartSchedule(T_0=300), 900)
     >>> misfit(CosineRestartSchedule(T_0=250, num_cycles=1), 1100).split(". ")[1]
-    'num_cycles=4 in place of T_0 would fill the training with whole cycles.'
+    'Use num_cycles=4 in place of T_0 to end training with a whole cycle.'
 
     ```
     """
@@ -173,7 +203,7 @@ def misfit(
     num_cycles = _num_cycles_that_fill(num_training_steps, schedule)
     if num_cycles is None:
         return how
-    return f"{how} num_cycles={num_cycles} in place of T_0 would fill the training with whole cycles."
+    return f"{how} Use num_cycles={num_cycles} in place of T_0 to end training with a whole cycle."
 
 
 def _num_cycles_that_fill(num_training_steps: int, schedule: CosineRestartSchedule) -> int | None:

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedScheduler:
     """Make a scheduler that `accelerator.prepare` returned advance once per optimizer update.
 
-    By itself it advances once per process at each update, so that with N processes the rate of update k is
-    `lr_at(N * k)` and the schedule ends N times too early. After this call it is `lr_at(k)`, on 1 process as on 10,000.
-    `num_training_steps`, `num_warmup_steps`, `T_0` and `cycles` then all count optimizer updates, and have to be
-    computed so: from the length of the *prepared* loader, which is that of one process's share.
+    Without this call it advances once per process at each update: with N processes, update k uses `lr_at(N * k)`, and
+    the schedule ends N times too early. With this call, update k uses `lr_at(k)` on any number of processes.
 
-    Not for scripts that count a step per process themselves: those that multiply their lengths by `num_processes`, or
-    take the length of the loader before it is prepared. They are right without it, and would end before the schedule.
+    `num_training_steps`, `num_warmup_steps`, `T_0` and `cycles` then count optimizer updates. Compute them from the
+    length of the *prepared* loader, which is the number of batches of one process.
+
+    Do not use it in scripts that count one step per process themselves: those that multiply their lengths by
+    `num_processes`, or that take the length of the loader before it is prepared.
 
     Args:
         prepared (`accelerate.scheduler.AcceleratedScheduler`): The scheduler as `accelerator.prepare` returned it.
@@ -26,7 +27,7 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
         `accelerate.scheduler.AcceleratedScheduler`: The same object.
 
     Raises:
-        TypeError: If `prepared` is something else, such as a scheduler that was not prepared yet.
+        TypeError: If `prepared` is something else, such as a scheduler that is not prepared yet.
 
     Example:
 
@@ -42,7 +43,7 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     >>> num_epochs = 3
     >>> num_training_steps = math.ceil(len(loader) / accelerator.gradient_accumulation_steps) * num_epochs
     >>> scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-    ...     optimizer, num_warmup_steps=2, num_training_steps=num_training_steps, num_cycles=3, decay=0.75
+    ...     optimizer, num_warmup_steps=2, num_training_steps=num_training_steps, num_cycles=3, T_mult=2
     ... )
     >>> model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     >>> scheduler = count_optimizer_steps(scheduler)
@@ -65,9 +66,7 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     from accelerate.scheduler import AcceleratedScheduler
 
     if not isinstance(prepared, AcceleratedScheduler):
-        raise TypeError(
-            "Expected prepared to be a scheduler that accelerator.prepare returned, "
-            f"but got a {type(prepared).__name__}"
-        )
+        came = f"a {type(prepared).__name__}"
+        raise TypeError(f"Expected prepared to be a scheduler that accelerator.prepare returned, but got {came}")
     prepared.split_batches = True
     return prepared

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_warmcos.checks import MOST_STEPS, learning_rate, minimum, real_number, whole_number
 from hf_warmcos.schedule import CosineRestartSchedule
 
-_MOST_ARCS_TO_COMPARE = 10_000  # more would take seconds
+_MOST_ARCS_TO_COMPARE = 5_000  # more would take seconds
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optimizers import make_optimizer
 
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
 from hf_warmcos.arguments import check_arguments, eta_min_from_arguments, misfit, schedule_from_arguments
@@ -81,7 +83,7 @@ def test_cycles_that_end_long_before_the_training_are_told_with_what_would_fill_
     schedule = schedule_from_arguments(100, 1100, num_cycles=1, T_0=250)
     assert misfit(schedule, 1100) == (
         "The learning rate stays at its minimum from step 350 on, for the last 750 of num_training_steps=1100. "
-        "num_cycles=4 in place of T_0 would fill the training with whole cycles."
+        "Use num_cycles=4 in place of T_0 to end training with a whole cycle."
     )
     listed = schedule_from_arguments(0, cycles=[250, 250])
     assert misfit(listed, 1100) == (
@@ -92,7 +94,7 @@ def test_cycles_that_end_long_before_the_training_are_told_with_what_would_fill_
 def test_a_training_that_ends_inside_a_cycle_is_told_with_the_rate_of_each_group():
     assert misfit(CosineRestartSchedule(T_0=300), 1050, [0.1, 0.2], [0, 0.02]) == (
         "Training ends inside a cycle: num_training_steps=1050 is step 150 of the 300 steps of cycle 3, at a learning "
-        "rate of 0.05, 0.11. num_cycles=4 in place of T_0 would fill the training with whole cycles."
+        "rate of 0.05, 0.11. Use num_cycles=4 in place of T_0 to end training with a whole cycle."
     )
     assert misfit(CosineRestartSchedule(100, 0.5, num_cycles=3), 120).endswith("at a learning rate of 0.654508.")
 
@@ -111,3 +113,29 @@ def test_something_is_told_exactly_where_training_does_not_end_with_a_cycle_and_
             advised = int(told.split("num_cycles=")[1].split()[0])
             fitted = schedule_from_arguments(num_warmup_steps, num_training_steps, advised, T_mult=T_mult)
             assert misfit(fitted, num_training_steps) is None
+
+
+@pytest.mark.parametrize(
+    ("brought", "meant"),
+    [
+        ("eta_min", "min_lr"),
+        ("gamma", "decay"),
+        ("min_lr_ratio", "min_lr_rate"),
+        ("first_cycle_steps", "T_0"),
+        ("T_mul", "T_mult"),
+        ("num_cycle", "num_cycles"),
+    ],
+)
+def test_names_that_people_bring_get_a_hint_at_the_one_that_they_mean(brought, meant):
+    hint = re.escape(f"but got '{brought}' (did you mean '{meant}'?)")
+    with pytest.raises(TypeError, match=hint):
+        check_arguments(**{brought: 2})
+    with pytest.raises(TypeError, match=hint):
+        get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 10, 110, **{brought: 2})
+
+
+def test_the_warmup_of_the_factory_is_hinted_at_where_there_is_one():
+    with pytest.raises(TypeError, match=r"but got 'warmup_steps' \(did you mean 'num_warmup_steps'\?\)"):
+        get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), warmup_steps=10, num_training_steps=110)
+    with pytest.raises(TypeError, match=r"but got 'warmup_steps'$"):
+        check_arguments(warmup_steps=10)

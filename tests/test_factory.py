@@ -110,7 +110,7 @@ def test_training_that_ends_inside_a_cycle_is_warned_about_with_what_would_end_a
     rate = 0.1 * 0.5**3 * (1 + math.cos(math.pi / 3)) / 2
     assert message == (
         "Training ends inside a cycle: num_training_steps=1000 is step 100 of the 300 steps of cycle 3, at a learning "
-        f"rate of {rate:.6g}. num_cycles=3 in place of T_0 would fill the training with whole cycles."
+        f"rate of {rate:.6g}. Use num_cycles=3 in place of T_0 to end training with a whole cycle."
     )
     assert caught[0].filename == __file__
 
