@@ -47,7 +47,7 @@ def step_cost() -> str:
     parts = []
     for kind, timings in (("floats", columns), ("tensors", record.get("tensor_rates"))):
         if timings:
-            names = [name for name in next(iter(timings.values())) if name != OURS_AT_RESTART]
+            names = [name for name in next(iter(timings.values()))]
             rows = [[name, *(rounded(of[name]["median"]) for of in timings.values())] for name in names]
             parts.append(markdown_table([f"µs per `step()`, median; rates are {kind}", *timings], rows))
     missing = "".join(f" Not available: {name}." for name in record["unavailable"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -56,9 +57,12 @@ class GeometricCycles:
     def __init__(self, T_0: float, T_mult: float = 1, count: int | None = None, decay: float = 1) -> None:
         self.T_0, self.T_mult, self.count, self.decay = T_0, T_mult, count, decay
         self._indices = range(MOST_STEPS if count is None else count)
+        self._exact_T_0 = T_0 if isinstance(T_0, int) else Fraction(T_0)
 
     def start(self, index: int) -> int:
         """The steps of all cycles before `index`."""
+        if self.T_mult == 1:  # the same by faster arithmetic
+            return round(self._exact_T_0 * index)
         steps = _EXACT.multiply(decimal.Decimal(self.T_0), geometric_sum(self.T_mult, index))
         return round(min(steps, decimal.Decimal(2 * MOST_STEPS**2)))
 
@@ -73,19 +77,14 @@ class GeometricCycles:
 
     def first_shorter_than(self, least: int) -> int | None:
         """The first cycle of fewer steps than `least` >= 1, or None where there is none."""
+
         if self.start(1) < least:
             return 0
-
-        def is_short(index: int) -> bool:
-            return self.T_0 * self.T_mult**index < least
-
         # Before rounding, the lengths grow or shrink throughout, so that those below `least` lie together. Each of them
         # is rounded to `least` steps at most: one of them has fewer where their sum is smaller than it would be.
-        indices = self._indices
-        if self.T_mult < 1:
-            indices = indices[first_index(is_short, indices) :]
-        else:
-            indices = indices[: first_index(lambda index: not is_short(index), indices)]
+        shrinks = self.T_mult < 1
+        turn = first_index(lambda index: (self.T_0 * self.T_mult**index < least) == shrinks, self._indices)
+        indices = self._indices[turn:] if shrinks else self._indices[:turn]
         first, before = indices.start, self.start(indices.start)
         index = first_index(lambda index: self.start(index + 1) - before < (index + 1 - first) * least, indices)
         return index if index in indices else None

@@ -81,16 +81,21 @@ class Arc:
     fall_start: int
     fall: int
 
-    def fractions_at(self, step: Any, cos: Callable = math.cos, clip: Callable = _clip) -> tuple[Any, Any]:
+    def fractions_at(self, step: Any, cos: Callable = math.cos, clip: Callable | None = None) -> tuple[Any, Any]:
         """The fractions of the floor and of the span that make the learning rate at a step.
 
         For an array of steps pass numpy's `cos` and `clip`: the fractions are then arrays, too.
         """
-        of_span = (1 + cos(pi * clip(step - self.fall_start, 0, self.fall) / self.fall)) / 2
-        if not self.rise:
+        fallen = step - self.fall_start
+        # Most single steps need no clipping, and none after the warmup needs more than the cosine.
+        if clip or not 0 <= fallen <= self.fall:
+            fallen = (clip or _clip)(fallen, 0, self.fall)
+        of_span = (1 + cos(pi * fallen / self.fall)) / 2
+        if not self.rise or (not clip and step >= self.rise_start + self.rise):
             return 1.0, of_span
-        risen = self.rise_from + (1 - self.rise_from) * (clip(step - self.rise_start, 0, self.rise) / self.rise)
-        return (risen if self.lifts_floor else 1.0), risen * of_span
+        risen = (clip or _clip)(step - self.rise_start, 0, self.rise)
+        warm = self.rise_from + (1 - self.rise_from) * (risen / self.rise)
+        return (warm if self.lifts_floor else 1.0), warm * of_span
 
     def floor_and_span(self, base_lr: float, eta_min: float) -> tuple[float, float]:
         """The learning rate at the end of the cycle, and how far above it the cycle peaks."""
@@ -275,11 +280,8 @@ class CosineRestartSchedule:
 
         ```
         """
-        count = self._cycles.count
-        cycle = self._cycle(whole_number("index", index, (">=", 0), ("<=", MOST_STEPS if count is None else count - 1)))
-        if cycle.start - self.origin > MOST_STEPS:
-            raise ValueError(f"Expected an index whose cycle starts within 2**63 - 1 steps, but got {index=}")
-        return cycle
+        last = self._cycles.index_at(MOST_STEPS)
+        return self._cycle(whole_number("index", index, (">=", 0), ("<=", last)))
 
     def _cycle(self, index: int) -> Cycle:
         start, after = self._cycles.start(index), self._cycles.start(index + 1)

@@ -86,10 +86,9 @@ class CosineRestartLR(LRScheduler):
     """
 
     base_lrs: list[float]  # type: ignore[assignment]
-    _fraction: float = 0  # what the position has beyond `last_epoch`
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
     _made_from: list[float] | None = None  # the base_lrs that its floors and spans were made from
-    _in_groups: list[float] | None = None  # the base_lrs that the groups have as their initial_lr
+    _in_groups: list[float] | None = None  # those that were written into the groups, as their initial_lr
     _last_lr: list[float]  # type: ignore[assignment]  # what was written last
 
     def __init__(
@@ -111,7 +110,7 @@ class CosineRestartLR(LRScheduler):
         for index, group in enumerate(optimizer.param_groups):
             _initial_lr(index, group)  # an error before anything is changed
         self._schedule = schedule
-        self._warns_after = math.inf if schedule.end is None else schedule.end
+        self._warns_after = MOST_STEPS if schedule.end is None else schedule.end
         super().__init__(optimizer, last_epoch)
         self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
         self._await_added_groups()
@@ -188,16 +187,14 @@ class CosineRestartLR(LRScheduler):
 
     def _warn_if_optimizer_has_not_stepped(self) -> None:
         # The marks that torch.optim.lr_scheduler.LRScheduler leaves on an optimizer whose step it watches.
-        watched = hasattr(self.optimizer.step, "_wrapped_by_lr_sched")
-        if watched and not getattr(self.optimizer, "_opt_called", False):
+        if hasattr(self.optimizer.step, "_wrapped_by_lr_sched") and not getattr(self.optimizer, "_opt_called", False):
             message = "You called `lr_scheduler.step()` before `optimizer.step()`: the first learning rate is skipped."
             warnings.warn(f"{message} Call `optimizer.step()` first, then `lr_scheduler.step()`.", stacklevel=3)
 
     def _warn_of_passed_end(self) -> None:
-        self._warns_after = math.inf  # once
+        self._warns_after = MOST_STEPS  # once
         message = "Training continues after the end of the schedule at step %d: the learning rate stays at its minimum."
-        advice = "To append cycles, construct the scheduler with scheduler.schedule.extend(...)."
-        logger.warning(f"{message} {advice}", self.schedule.end)
+        logger.warning(f"{message} To add cycles, use scheduler.schedule.extend(...).", self.schedule.end)
 
     # The learning rates. Other code may write into the optimizer; this scheduler writes in `_update_lr` only.
 
@@ -232,12 +229,12 @@ class CosineRestartLR(LRScheduler):
             self.last_epoch += 1
         else:
             self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
-        if self._in_groups != self.base_lrs:  # at first, and where base_lrs was set by hand
-            self._in_groups = [*self.base_lrs]
+        lrs = self.get_lr()
+        if self._in_groups is not self._made_from:  # in a new arc, or where base_lrs was set by hand
+            self._in_groups = self._made_from
             for group, base_lr in zip(groups, self.base_lrs):
                 group["initial_lr"] = base_lr
-        lrs = self.get_lr()
-        on_devices: dict[int, tuple[Tensor, float]] = {}
+        on_devices: dict[int, tuple[Tensor, float]] | None = None
         for group, lr in zip(groups, lrs):
             held = group["lr"]
             if held.__class__ is float or not isinstance(held, Tensor):  # a float is recognized much faster
@@ -245,6 +242,7 @@ class CosineRestartLR(LRScheduler):
             elif held.is_cpu:
                 held.fill_(lr)
             else:
+                on_devices = on_devices or {}
                 on_devices[id(held)] = held, lr  # once where groups share one: the last of them decides, as above
         if on_devices:
             # Two launches for all of them. The learning rates travel as arguments: nothing waits for the device.

@@ -453,7 +453,7 @@ class TestWarnings:
         (record,) = caplog.records
         assert record.getMessage() == (
             "Training continues after the end of the schedule at step 20: the learning rate stays at its minimum. "
-            "To append cycles, construct the scheduler with scheduler.schedule.extend(...)."
+            "To add cycles, use scheduler.schedule.extend(...)."
         )
         caplog.clear()
         resumed = CosineRestartLR(make_optimizer(0.1), schedule, eta_min_rate=0.1)
