@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from hf_warmcos.arguments import ARGUMENTS
+from hf_warmcos.arguments import ARGUMENTS, with_hints
 from hf_warmcos.schedule import WARMUP_MODES
 
 
@@ -48,11 +47,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after one line on stderr, which names the option, command or choice that may be meant."""
-        wrong = re.search(r"(?:unrecognized arguments: -*|invalid choice: '?)(\w+)", message)
-        names = [str(name) for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
-        known = {name.lstrip("-").lower(): name for name in names}
-        for near in get_close_matches(wrong[1].lower(), known, n=1, cutoff=0.75) if wrong else []:
-            message += f" (did you mean {known[near]}?)"
+        if wrong := re.search(r"(?:unrecognized arguments: -*|invalid choice: '?)(\w+)", message):
+            known = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
+            message += with_hints([wrong[1]], [name.lstrip("-") for name in known]).removeprefix(repr(wrong[1]))
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_warmcos.checks import MOST_STEPS, one_of, real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
 from hf_warmcos.schedule import Arc, CosineRestartSchedule
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def plot_schedule(
     if num_steps is None:
         num_steps = max(default_num_steps(schedule) for _, schedule, _, _ in curves)
     num_steps = whole_number("num_steps", num_steps, (">=", 1))
-    one_of("yscale", yscale, YSCALES)
+    if yscale not in YSCALES:
+        raise ValueError(f"Expected yscale to be one of {', '.join(YSCALES)}, but got {yscale=}")
     if logged is not None and (len(logged) != 2 or len(logged[0]) != len(logged[1])):
         raise ValueError(f"Expected logged to be a pair of steps and as many learning rates, but got {logged=}")
     if ax is None:
