@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The colours of this project's pictures. Readers with any kind of colour vision can tell them apart.
 # Source: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/, without its yellow, which is too pale for a line.
-BLUE, VERMILLION, GREEN, SKY_BLUE, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#E69F00"
+BLUE, VERMILLION, GREEN, SKY_BLUE, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#e69f00"
 PALETTE = (BLUE, VERMILLION, GREEN, SKY_BLUE, PURPLE, ORANGE)
 LINE_STYLES = ("-", "--", "-.", ":")  # taken in turn with the colours, for prints without colour
 FIGURE_SIZE = (9, 3.4)  # inches
@@ -293,9 +293,7 @@ def _curves(schedules: Any, base_lr: float, eta_min: float) -> list[tuple[str, C
     for key, value in schedules.items() if isinstance(schedules, Mapping) else [("", schedules)]:
         several = value if isinstance(value, Iterable) else [value]
         drawn = [each for schedule in several for each in _of_one(schedule, base_lr, eta_min)]
-        settings = [
-            {each.name: getattr(s, each.name) for each in fields(s)} | {"lr": number_text(lr)} for s, lr, _ in drawn
-        ]
+        settings = [{f.name: getattr(s, f.name) for f in fields(s)} | {"lr": number_text(lr)} for s, lr, _ in drawn]
         for each, own in zip(drawn, settings):
             differing = [f"{name}={own[name]}" for name in own if any(own[name] != other[name] for other in settings)]
             curves.append((", ".join(filter(None, [str(key), *differing])), *each))
@@ -311,9 +309,7 @@ def _of_one(schedule: Any, base_lr: float, eta_min: float) -> list[tuple[CosineR
         return [(inner, base_lr, eta_min)]
     if not isinstance(getattr(inner, "schedule", None), CosineRestartSchedule):
         came = type(schedule).__name__
-        raise TypeError(
-            f"Expected each of schedules to be a CosineRestartSchedule or CosineRestartLR, but got a {came}"
-        )
+        raise TypeError(f"Expected a CosineRestartSchedule or CosineRestartLR in schedules, but got a {came}")
     return [(inner.schedule, *rates) for rates in dict.fromkeys(zip(inner.base_lrs, inner.eta_mins))]
 
 
