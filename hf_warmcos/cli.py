@@ -2,6 +2,7 @@
 
 The schedule: cosine annealing with warm restarts, after one linear warmup.
 All lengths are in steps: optimizer updates.
+Option names take hyphens in place of underscores, too.
 
 examples:
   Three cycles in 10,000 steps, each twice as long as the one before:

@@ -445,7 +445,7 @@ def test_the_mark_of_a_restart_stands_on_the_jump(lengths, width, yscale):
         assert any(all(code > 0 and code & half == half for code in dots) for half in (0b01000111, 0b10111000))
 
 
-def test_cycles_of_the_issues_example_have_their_marks_on_the_jumps():
+def test_listed_cycles_have_their_marks_on_the_jumps_at_80_columns():
     schedule = CosineRestartSchedule(cycles=[1000, 2000, [4000, 0.5]])
     cells, _ = body(terminal_picture(schedule, 7000, width=80))
     marks = [column for column, cell in enumerate(cells[0]) if cell == "┊"]
