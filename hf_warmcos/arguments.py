@@ -106,6 +106,7 @@ _ELSEWHERE = {
     "lr_min": "min_lr",
     "max_steps": "num_training_steps",
     "min_lr_ratio": "min_lr_rate",
+    "t_0": "T_0",
     "warmup_steps": "num_warmup_steps",
 }
 

@@ -1,48 +1,54 @@
-"""The command line: `plot` and `table` show a schedule before training, `run` runs a script with it."""
+"""Show a learning-rate schedule before training, or run a command with it.
+
+The schedule: cosine annealing with warm restarts, after one linear warmup.
+All lengths are in steps: optimizer updates.
+Option names take hyphens in place of underscores, too.
+
+examples:
+  Three cycles in 10,000 steps, each twice as long as the one before:
+    hf-warmcos plot --num_training_steps 10000 --num_warmup_steps 500 \\
+      --num_cycles 3 --T_mult 2
+
+  The same with a learning rate and a minimum, as a picture:
+    hf-warmcos plot --max_steps 10000 --warmup_steps 0.05 --num_cycles 3 \\
+      --T_mult 2 --learning_rate 3e-4 --min_lr 3e-5 --output schedule.png
+
+  The cycles as CSV; the exit code is 1 if a past run had other learning rates:
+    hf-warmcos table --num_training_steps 10000 --num_cycles 3 --T_mult 2 \\
+      --lr 3e-4 --format csv --from output/checkpoint-500
+
+  Your training script as it is, with this schedule:
+    hf-warmcos run --num_cycles 3 --T_mult 2 train.py \\
+      --lr_scheduler_type cosine_with_restarts ...
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from hf_warmcos import __version__
 from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
 from hf_warmcos.checks import MOST_STEPS, real_number
 from hf_warmcos.options import Parser, add_schedule_options, add_training_options, schedule_arguments
-from hf_warmcos.past_run import PastRun
+from hf_warmcos.past_run import Comparison, PastRun
+from hf_warmcos.plotting import YSCALES, default_num_steps, save_picture
 from hf_warmcos.schedule import CosineRestartSchedule
+from hf_warmcos.terminal import terminal_picture
 
-_DESCRIPTION = """\
-Cosine annealing with warm restarts: the learning rate falls from a peak to a minimum along a cosine, then restarts
-at a peak that has decayed, after one linear warmup. All lengths are in steps: optimizer updates.
-"""
-
-_EXAMPLES = """\
-examples:
-  Four cycles in 10,000 steps, after a warmup of 500, each peak 0.75 of the one before, in the terminal:
-    hf-warmcos plot --num_training_steps 10000 --num_cycles 4 --decay 0.75 --num_warmup_steps 500
-
-  A first cycle of 1,000 steps, each one twice as long as the one before, as a picture:
-    hf-warmcos plot --T_0 1000 --T_mult 2 --lr 3e-4 --output schedule.png
-
-  The cycles as CSV, and where a past run's rates part from them:
-    hf-warmcos table --num_training_steps 10000 --num_cycles 4 --lr 3e-4 --format csv --from trainer_state.json
-
-  A transformers script as it is, with this schedule:
-    hf-warmcos run --num_cycles 4 --decay 0.75 run_clm.py --lr_scheduler_type cosine_with_restarts ...
-"""
-
+_Plan: TypeAlias = tuple[CosineRestartSchedule, int, float, float]  # and its steps, initial learning rate and minimum
 _COMMANDS = {
-    "plot": "draw the learning rate of each step",
-    "table": "list the cycles: the step at which each starts, its length in steps, its peak, the rate of its last step",
-    "run": 'run a script or a module in which "cosine_with_restarts" means this schedule',
+    "plot": "draw the learning rate at each step, in the terminal or into a file",
+    "table": "list the cycles: start, length, peak and last learning rate",
+    "run": "run a command with this schedule as its cosine_with_restarts",
 }
 
 
@@ -50,22 +56,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv (`list[str]`, *optional*): The arguments. Defaults to the process's own.
+        argv (`list[str]`, *optional*): The arguments. Defaults to those of the process.
 
     Returns:
-        `int`: The exit code 0.
+        `int`: The exit code: 0, or 1 if a past run's learning rates are not the schedule's.
 
     Raises:
-        SystemExit: With code 2, after one line on stderr, where the arguments are wrong; with code 0 after `--help`.
+        SystemExit: With code 2, after one line on stderr, if an argument is wrong; with code 0 after `--help`.
 
     Example:
 
     ```python
     >>> main(["table", "--T_0", "10", "--T_mult", "2", "--decay", "0.5", "--num_cycles", "3"])
-    cycle  start  length      peak_lr       end_lr
-        0      0      10            1    0.0244717
-        1     10      20          0.5   0.00307791
-        2     30      40         0.25  0.000385333
+         cycle       start      length     peak_lr      end_lr
+             0           0          10           1   0.0244717
+             1          10          20         0.5  0.00307791
+             2          30          40        0.25  0.000385333
     0
 
     ```
@@ -76,13 +82,21 @@ def main(argv: list[str] | None = None) -> int:
 
         return run(arguments[1:])
     parser, commands = parsers()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments or ["--help"])
+    comparison = None
     try:
         past_run = None if options.past_run is None else PastRun.read(options.past_run)
+        schedule, _, *lrs = plan = _plan(options, past_run)
+        if past_run is not None:
+            comparison = past_run.compare(schedule, *lrs)
         if options.command == "plot":
-            _plot(options.output, _plan(options), past_run)
+            _plot(options, plan, comparison)
         else:
-            _table(options.format, _plan(options), past_run)
+            _table(options.format, plan)
+        if comparison is not None:
+            # Beside a CSV or JSON that a program reads, the verdict is a message.
+            is_for_programs = getattr(options, "format", "text") != "text"
+            print(comparison.verdict, file=sys.stderr if is_for_programs else sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads the output, such as `head`, has seen enough; nothing is left to flush at exit.
@@ -91,105 +105,80 @@ def main(argv: list[str] | None = None) -> int:
         commands[options.command].error(f"{error}: pip install 'hf_warmcos[plot]'")
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         commands[options.command].error(str(error))
-    return 0
+    return 0 if comparison is None or comparison.factor == 1 else 1
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the whole command line, and that of each command."""
-    parser = Parser(prog="hf-warmcos", description=_DESCRIPTION, epilog=_EXAMPLES)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = Parser(prog="hf-warmcos", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"hf-warmcos {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     commands = {
-        name: subparsers.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        name: subparsers.add_parser(name, help=does, usage="%(prog)s [options]", description=f"{does.capitalize()}.")
         for name, does in _COMMANDS.items()
     }
+    past_run = (
+        "compare with the learning rates that a past run logged, and exit with code 1 if they differ: a checkpoint's "
+        "folder, a trainer_state.json, or a log (CSV, JSON or JSON lines, as TensorBoard or Weights & Biases export it)"
+    )
     for name in ("plot", "table"):
-        schedule = commands[name].add_argument_group(
-            "the schedule",
-            "Give --num_training_steps, --T_0 or --cycles. With --T_0 alone the restarts never end, and five cycles\n"
-            "are shown. Hyphens do as well as underscores.",
-        )
+        lengths = "Give one of --num_training_steps, --T_0, --cycles. Lengths are in steps."
+        schedule = commands[name].add_argument_group("schedule options", lengths)
         add_training_options(schedule)
         add_schedule_options(schedule)
-        commands[name].add_argument(
-            "--from",
-            dest="past_run",
-            metavar="FILE",
-            help="a Trainer's trainer_state.json, or a metrics.jsonl with step and learning_rate on each line: lay the "
-            "rates of this past run over the schedule and say where they part",
-        )
-    commands["plot"].add_argument(
-        "--output",
-        metavar="FILE",
-        help="the picture to write, .png, .pdf or .svg; by default it is drawn in the terminal",
-    )
-    commands["table"].add_argument(
-        "--format", choices=("text", "csv", "json"), default="text", help="how to write the table (default: text)"
-    )
+        commands[name].add_argument("--from", dest="past_run", metavar="PATH", help=past_run)
+    add = commands["plot"].add_argument
+    add("--output", metavar="FILE", help="the picture to write, .png, .pdf or .svg (default: draw in the terminal)")
+    add("--yscale", choices=YSCALES, default="linear", help="scale of the learning rate (default: linear)")
+    add, formats = commands["table"].add_argument, ("text", "csv", "json")
+    add("--format", choices=formats, default="text", help="format of the table (default: text)")
     return parser, commands
 
 
-class _Plan(NamedTuple):
-    """What the options say: the schedule, how many steps of it to show, and the rates that it is for."""
-
-    schedule: CosineRestartSchedule
-    num_steps: int
-    base_lr: float
-    eta_min: float
-
-
-def _plan(options: Namespace) -> _Plan:
-    """Read the plan; what is possible but hardly meant is a warning on stderr."""
-    from hf_warmcos.plotting import default_num_steps  # here, as numpy is nothing that `run` should load
-
-    base_lr = real_number("lr", options.lr, (">=", 0))
-    arguments = schedule_arguments(options)
-    min_lr, min_lr_rate = arguments.pop("min_lr", None), arguments.pop("min_lr_rate", None)
-    eta_min_from_arguments(min_lr, min_lr_rate)
-    eta_min = base_lr * min_lr_rate if min_lr_rate is not None else min_lr or 0.0
-    schedule = schedule_from_arguments(**({"num_warmup_steps": 0} | arguments))
-    warnings: list[str | None] = []
+def _plan(options: Namespace, past_run: PastRun | None) -> _Plan:
+    """The schedule, how many steps of it to show, its initial learning rate and its minimum."""
+    given = schedule_arguments(options)
+    num_training_steps = given.setdefault("num_training_steps", past_run and past_run.max_steps)
+    if num_training_steps is None and not given.keys() & {"T_0", "cycles"}:
+        raise ValueError("give one of --num_training_steps, --T_0, --cycles")
+    if num_training_steps is not None and 0 < given["num_warmup_steps"] < 1:  # a fraction, as in TrainingArguments
+        given["num_warmup_steps"] = math.ceil(given["num_warmup_steps"] * num_training_steps)
+    base_lr = float(real_number("lr", options.lr, (">=", 0)))
+    minimum = eta_min_from_arguments(given.pop("min_lr", None), given.pop("min_lr_rate", None))
+    eta_min = base_lr * (minimum["eta_min_rate"] or 0.0) or minimum["eta_min"] or 0.0
+    schedule = schedule_from_arguments(**given)
+    num_steps = int(num_training_steps or default_num_steps(schedule))
+    warnings = [misfit(schedule, num_steps, [base_lr], [eta_min])]
     if eta_min > base_lr:
         warnings.append(f"min_lr={eta_min} is above lr={base_lr}: each cycle rises to it")
-    num_steps = default_num_steps(schedule)
-    if options.num_training_steps is not None:
-        num_steps = int(options.num_training_steps)
-        warnings.append(misfit(schedule, num_steps, [base_lr], [eta_min]))
     for warning in filter(None, warnings):
         print(f"hf-warmcos {options.command}: warning: {warning}", file=sys.stderr)
-    return _Plan(schedule, num_steps, base_lr, eta_min)
+    return schedule, num_steps, base_lr, eta_min
 
 
-def _plot(output: str | None, plan: _Plan, past_run: PastRun | None) -> None:
-    from hf_warmcos.plotting import save_picture, terminal_picture
-
-    comparison = None if past_run is None else past_run.compare(plan.schedule, plan.base_lr, plan.eta_min)
+def _plot(options: Namespace, plan: _Plan, comparison: Comparison | None) -> None:
+    schedule, num_steps, *lrs = plan
     logged = None if comparison is None else (comparison.positions, comparison.logged)
-    if past_run is not None:
-        plan = plan._replace(num_steps=max(plan.num_steps, past_run.steps[-1]))
-    if output is not None:
-        save_picture(output, *plan, logged=logged)
-    else:
-        columns, lines = shutil.get_terminal_size()
-        draw = partial(terminal_picture, *plan, logged=logged, width=columns, height=min(24, lines - 1))
-        try:
-            picture = draw()
-            picture.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:
-            picture = draw(ascii_only=True)
-        print(picture)
-    if comparison is not None:
-        print(comparison.verdict)
+    num_steps = num_steps if logged is None else max(num_steps, logged[0][-1] + 1)
+    if options.output is not None:
+        save_picture(options.output, schedule, num_steps, *lrs, yscale=options.yscale, logged=logged)
+        print(f"wrote {options.output}")
+        return
+    width, height = shutil.get_terminal_size()
+    how = {"yscale": options.yscale, "logged": logged, "width": width, "height": min(24, height - 1)}
+    picture, encoding = terminal_picture(schedule, num_steps, *lrs, **how), sys.stdout.encoding or "utf-8"
+    print(picture.encode(encoding, "replace").decode(encoding))  # with ? in place of what cannot be printed
 
 
 class CycleRow(NamedTuple):
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
         cycle: The cycle's index.
         start: The step at which it starts.
         length: How many steps it has.
-        peak_lr: The rate at its peak.
-        end_lr: The rate of its last step.
+        peak_lr: The learning rate at its peak.
+        end_lr: The learning rate of its last step.
     """
 
     cycle: int
@@ -202,7 +191,7 @@ class CycleRow(NamedTuple):
 def cycle_table(
     schedule: CosineRestartSchedule, num_steps: int, base_lr: float = 1.0, eta_min: float = 0.0
 ) -> Iterator[CycleRow]:
-    """Yield a row for each cycle that starts within the first `num_steps` steps.
+    """Yield a row for each cycle that the first `num_steps` steps reach, and for cycle 0 at least.
 
     Args:
         schedule ([`CosineRestartSchedule`]): The schedule.
@@ -210,7 +199,7 @@ def cycle_table(
         base_lr, eta_min (`float`, *optional*): As in [`CosineRestartSchedule.lr_at`].
 
     Yields:
-        [`CycleRow`]: The cycle, its start and length in steps, its peak and the rate of its last step.
+        [`CycleRow`]: The cycle, its start and length in steps, its peak and the learning rate of its last step.
 
     Example:
 
@@ -222,31 +211,21 @@ def cycle_table(
     """
     for index in range(schedule.cycle_at(num_steps - 1).index + 1):
         cycle = schedule.cycle(index)
-        if cycle.start < num_steps:  # otherwise a warmup takes all steps
-            end_lr = schedule.lr_at(min(cycle.end - 1, MOST_STEPS), base_lr, eta_min)
-            yield CycleRow(*cycle, schedule.peak_lr(index, base_lr, eta_min), end_lr)
+        end_lr = schedule.lr_at(min(cycle.end - 1, MOST_STEPS), base_lr, eta_min)
+        yield CycleRow(*cycle, schedule.peak_lr(index, base_lr, eta_min), end_lr)
 
 
-def _table(form: str, plan: _Plan, past_run: PastRun | None) -> None:
+def _table(form: str, plan: _Plan) -> None:
     """Print each row as soon as it is known: there may be more of them than anybody waits for."""
     rows = cycle_table(*plan)
+    lines: Iterator[tuple[Any, ...]] = chain([CycleRow._fields], rows)
     if form == "json":
-        print("[", end="")
         for row in rows:
-            print("," * (row.cycle > 0), json.dumps(row._asdict()), sep="\n  ", end="")
+            print("," if row.cycle else "[", json.dumps(row._asdict()), sep="\n  ", end="")
         print("\n]")
     elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(CycleRow._fields)
-        writer.writerows(rows)
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
     else:
-        # No cell is wider than a rate of six digits or the last step.
-        widths = [max(len(name), len(str(plan.num_steps))) for name in CycleRow._fields[:3]] + [11, 11]
-        lines: Iterator[tuple[Any, ...]] = chain([CycleRow._fields], rows)
+        width = max(10, len(str(plan[1])))
         for line in lines:
-            cells = (f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in line)
-            print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths)))
-    if past_run is not None:
-        # Beside a CSV or JSON that a program reads, the verdict is a message.
-        comparison = past_run.compare(plan.schedule, plan.base_lr, plan.eta_min)
-        print(comparison.verdict, file=sys.stdout if form == "text" else sys.stderr)
+            print(*(f"{cell:{width}.6g}" if isinstance(cell, float) else f"{cell:>{width}}" for cell in line), sep="  ")

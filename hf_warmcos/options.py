@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from hf_warmcos.arguments import ARGUMENTS
+from hf_warmcos.arguments import ARGUMENTS, with_hints
 from hf_warmcos.schedule import WARMUP_MODES
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose options take hyphens as well as underscores, and whose errors are one line.
+    """An argument parser whose options take hyphens as well as underscores, and whose errors are one line with a hint.
 
     Example:
 
@@ -21,7 +20,10 @@ class Parser(argparse.ArgumentParser):
     >>> parser = Parser(prog="example")
     >>> add_schedule_options(parser)
     >>> schedule_arguments(parser.parse_args(["--T-0=10", "--decay", "0.5"]))
-    {'T_0': 10, 'decay': 0.5}
+    {'decay': 0.5, 'T_0': 10}
+    >>> parser.error("unrecognized arguments: --nun_cycles 3")
+    Traceback (most recent call last):
+    SystemExit: 2
 
     ```
     """
@@ -29,46 +31,34 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        """Parse the arguments, with `--num-cycles` as `--num_cycles`. What is unknown is an error, of a subparser too.
+    def format_help(self) -> str:
+        """Return the help, with the groups of options before the options that are in none."""
+        self._action_groups.sort(key=lambda group: group is self._optionals)
+        return super().format_help()
 
-        Example:
-
-        ```python
-        >>> parser = Parser(prog="example")
-        >>> add_schedule_options(parser)
-        >>> parser.error = print
-        >>> _ = parser.parse_known_args(["--nun-cycles", "3"])
-        unrecognized arguments: --nun_cycles 3 (did you mean --num_cycles?)
-
-        ```
-        """
-        arguments = [_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments, with `--num-cycles` as `--num_cycles`. What is unknown is an error of this parser."""
+        given = sys.argv[1:] if args is None else args
+        arguments = [re.sub("(?<=^--)[^=]+", lambda name: name[0].replace("-", "_"), each) for each in given]
         options, unknown = super().parse_known_args(arguments, namespace)
         if unknown:
-            known = {option.lower(): option for action in self._actions for option in action.option_strings}
-            nearest = get_close_matches(unknown[0].partition("=")[0].lower(), known, n=1)
-            hint = f" (did you mean {known[nearest[0]]}?)" if nearest else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2 after one line on stderr, without the usage before it."""
+        """Exit with code 2 after one line on stderr, which names the option, command or choice that may be meant."""
+        if wrong := re.search(r"(?:unrecognized arguments: -*|invalid choice: '?)(\w+)", message):
+            known = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
+            message += with_hints([wrong[1]], [name.lstrip("-") for name in known]).removeprefix(repr(wrong[1]))
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def _with_underscores(argument: str) -> str:
-    """`--num-cycles=4` as `--num_cycles=4`; anything but the name of an option as it is."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
+class _FormatError(argparse.ArgumentTypeError, ValueError):
+    """An error whose message argparse prints."""
 
 
 def number(text: str) -> int | float:
-    """Read any number: whether it has to be whole, and in which range, is for the library to say."""
+    """Read any number. The library checks whether it has to be whole, and its range."""
     try:
         return int(text)
     except ValueError:
@@ -76,7 +66,10 @@ def number(text: str) -> int | float:
 
 
 def cycles(text: str) -> list[int | float | list[int | float]]:
-    """Read listed cycles: steps, or steps and share of the base rate, as `1000,2000,4000:0.5`.
+    """Read listed cycles: steps, or steps and the fraction of the initial learning rate, as `1000,2000,4000:0.5`.
+
+    Raises:
+        ValueError: If the text has another format.
 
     Example:
 
@@ -86,20 +79,24 @@ def cycles(text: str) -> list[int | float | list[int | float]]:
 
     ```
     """
-    listed = [[number(part) for part in cycle.split(":")] for cycle in text.split(",")]
+    try:
+        listed = [[number(part) for part in cycle.split(":")] for cycle in text.split(",")]
+    except ValueError:
+        raise _FormatError(f"expected STEPS or STEPS:FRACTION, as 1000,2000,4000:0.5, but got {text!r}") from None
     return [cycle[0] if len(cycle) == 1 else cycle for cycle in listed]
 
 
 def add_training_options(parser: argparse._ActionsContainer) -> None:
-    """Add what a training script knows of its own: `--num_training_steps`, `--num_warmup_steps` and `--lr`.
+    """Add the options that a training script has itself: `--num_training_steps`, `--num_warmup_steps` and `--lr`.
 
     Args:
         parser (`argparse.ArgumentParser` or a group of its arguments): Where to add them.
     """
     add = parser.add_argument
-    add("--num_training_steps", type=number, metavar="N", help="steps of the training; the cycles are fitted into it")
-    add("--num_warmup_steps", type=number, default=0, metavar="N", help="steps of the warmup (default: 0)")
-    add("--lr", type=number, default=1.0, metavar="LR", help="the optimizer's learning rate (default: 1)")
+    add("--num_training_steps", "--max_steps", type=number, metavar="N", help="length of the training")
+    warmup = "length of the warmup; a number below 1 is a fraction of the training (default: 0)"
+    add("--num_warmup_steps", "--warmup_steps", "--warmup_ratio", type=number, default=0, metavar="N", help=warmup)
+    add("--lr", "--learning_rate", type=number, default=1.0, metavar="LR", help="initial learning rate (default: 1)")
 
 
 def add_schedule_options(parser: argparse._ActionsContainer) -> None:
@@ -111,23 +108,19 @@ def add_schedule_options(parser: argparse._ActionsContainer) -> None:
         parser (`argparse.ArgumentParser` or a group of its arguments): Where to add them.
     """
     add = parser.add_argument
-    add("--num_cycles", type=number, metavar="N", help="number of cycles (default: 1, or with --T_0 endless)")
-    add("--T_0", type=number, metavar="STEPS", help="steps of the first cycle, in place of fitted cycles")
-    add("--T_mult", type=number, metavar="X", help="factor on the length at each restart (default: 1)")
+    add("--num_cycles", type=number, metavar="N", help="number of cycles (default: 1; with --T_0: without end)")
+    add("--T_mult", type=number, metavar="X", help="factor on the cycle's length at each restart (default: 1)")
     add("--decay", type=number, metavar="X", help="factor on the peak at each restart (default: 1)")
-    add(
-        "--cycles",
-        type=cycles,
-        metavar="LIST",
-        help="each cycle's steps, or steps and share of the rate at its peak, as 1000,2000,4000:0.5, "
-        "in place of --num_cycles, --T_0, --T_mult and --decay",
-    )
-    modes = ", ".join(WARMUP_MODES)
-    add("--warmup_mode", metavar="MODE", help=f"where the warmup lies: {modes} (default: prefix)")
-    add("--warmup_lr_rate", type=number, metavar="X", help="share of the rate at which the warmup starts (default: 0)")
-    add("--stable_ratio", type=number, metavar="X", help="share of each cycle spent at its peak (default: 0)")
     add("--min_lr", type=number, metavar="LR", help="learning rate at the end of each cycle (default: 0)")
-    add("--min_lr_rate", type=number, metavar="X", help="the same as a share of the rate, in place of --min_lr")
+    add("--min_lr_rate", type=number, metavar="X", help="the same as a fraction of the initial learning rate")
+    add("--T_0", type=number, metavar="N", help="length of the first cycle; default: the cycles fill the training")
+    listed = "length of each cycle, or length:fraction of the initial learning rate at its peak, as 1000,2000,4000:0.5"
+    add("--cycles", type=cycles, metavar="LIST", help=f"{listed}; not with --num_cycles, --T_0, --T_mult or --decay")
+    add("--stable_ratio", type=number, metavar="X", help="fraction of each cycle to stay at the peak (default: 0)")
+    modes = f"where the warmup lies: {', '.join(WARMUP_MODES)} (default: prefix)"
+    add("--warmup_mode", metavar="MODE", help=modes)
+    start = "fraction of the initial learning rate at which the warmup starts (default: 0)"
+    add("--warmup_lr_rate", type=number, metavar="X", help=start)
 
 
 def schedule_arguments(options: argparse.Namespace) -> dict[str, Any]:

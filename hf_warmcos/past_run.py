@@ -1,8 +1,10 @@
-"""The rates that a run logged, held against a schedule."""
+"""The learning rates that a run logged, compared with a schedule."""
 
 from __future__ import annotations
 
+import csv
 import json
+from itertools import chain
 from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,155 +14,160 @@ from hf_warmcos.schedule import CosineRestartSchedule
 
 
 class PastRun(NamedTuple):
-    """The learning rates that a past run logged.
+    """The learning rates that a run logged.
 
     Attributes:
         path: The file they come from.
-        steps: The steps at which they were logged, each the number of updates done by then, in ascending order.
-        rates: The rate logged at each.
-        is_trainer_state: Whether a Trainer logged them.
+        steps: The steps at which they were logged, in ascending order.
+        rates: The learning rate logged at each.
+        max_steps: How many steps the run was planned to have, if it is a Trainer's and its state says so.
     """
 
     path: str
     steps: list[int]
     rates: list[float]
-    is_trainer_state: bool
+    max_steps: int | None = None
 
     @classmethod
     def read(cls, path: str) -> PastRun:
-        """Read a Trainer's `trainer_state.json`, or JSON lines with `step` and `learning_rate`.
+        """Read what a Trainer, TensorBoard, Weights & Biases or a training loop logged.
+
+        A log has one column (in JSON, a key) whose name ends in `step` and one whose name ends in `learning_rate` or
+        `lr`, or is `Value`. Of several, `global_step`, `learning_rate` and `lr` count. Entries without a learning rate,
+        such as those of evaluations, are left out.
 
         Args:
-            path (`str`): The file. Entries without a `learning_rate`, such as those of evaluations, are left out.
+            path (`str`): A checkpoint's folder, a `trainer_state.json`, or a log: a dumped `log_history`, JSON lines,
+                or a CSV that TensorBoard or Weights & Biases exported.
 
         Raises:
-            OSError, ValueError: If it cannot be read, or logs no learning rate; the message names the file.
+            OSError, ValueError: If the file cannot be read or logs no learning rate. The message names the file.
         """
+        file = Path(path, "trainer_state.json") if Path(path).is_dir() else Path(path)
         try:
-            entries, is_trainer_state = _entries(Path(path).read_text(encoding="utf-8"))
+            entries, max_steps = _entries(file.read_text(encoding="utf-8-sig"))
+            names = [*dict.fromkeys(chain.from_iterable(entries))]
+            rate, step = _column(names, "learning_rate", "lr", "Value"), _column(names, "global_step", "step", "Step")
             logged = {
-                whole_number("step", entry.get("step"), (">=", 1), ("<=", MOST_STEPS)): float(
-                    real_number("learning_rate", entry["learning_rate"])
-                )
+                whole_number(step, _number(entry, step), (">=", 0), ("<=", MOST_STEPS)): _number(entry, rate)
                 for entry in entries
-                if isinstance(entry, dict) and entry.get("learning_rate") is not None
+                if entry.get(rate) not in (None, "")
             }
             if not logged:
-                raise ValueError("no learning_rate is logged")
-        except (ValueError, TypeError) as error:  # undecodable bytes too
-            raise ValueError(
-                f"Expected {path} to be a Trainer's trainer_state.json, or JSON lines with step and learning_rate: "
-                f"{error}"
-            ) from error
-        steps = sorted(logged)
-        return cls(path, steps, [logged[step] for step in steps], is_trainer_state)
+                raise ValueError(f"no {rate} is logged")
+        except (ValueError, TypeError, RecursionError, csv.Error) as error:  # bytes that are no text: a ValueError
+            expected = "a trainer_state.json, or a log as CSV, JSON or JSON lines"
+            raise ValueError(f"Expected {file} to be {expected}: {error}") from error
+        return cls(str(file), sorted(logged), [logged[step] for step in sorted(logged)], max_steps)
 
     def compare(self, schedule: CosineRestartSchedule, base_lr: float = 1.0, eta_min: float = 0.0) -> Comparison:
-        """Find the first logged rate that is not the schedule's.
+        """Compare each logged learning rate with the schedule's.
 
-        Update n uses the rate of step n - 1, and today's Trainer logs it. Up to transformers 4.48 it logged after the
-        scheduler's step, so the rate of step n. A trainer_state.json does not say which version wrote it, so the
-        schedule decides: the reading that agrees with it for longer.
+        Update n uses the learning rate of step n - 1, and today's Trainer logs it as step n. Up to transformers 4.48,
+        and in loops that log after `scheduler.step()`, step n has the learning rate of step n. A log does not say which
+        it is, so the reading counts that agrees with the schedule for longer.
 
         Args:
             schedule ([`CosineRestartSchedule`]): The schedule.
             base_lr, eta_min (`float`, *optional*): As in [`CosineRestartSchedule.lr_at`].
 
         Returns:
-            [`Comparison`]: What the schedule has for each logged rate, and where they part.
+            [`Comparison`]: The schedule's learning rate beside each logged one.
 
         Example:
 
         ```python
-        >>> run = PastRun("metrics.jsonl", steps=[1, 2, 3], rates=[0.8, 0.4, 0.8], is_trainer_state=False)
+        >>> run = PastRun("metrics.jsonl", steps=[1, 2, 3], rates=[0.8, 0.4, 0.8])
         >>> run.compare(CosineRestartSchedule(T_0=2, decay=0.5), base_lr=0.8).first_difference
         2
 
         ```
         """
-        readings = [[step - 1 for step in self.steps], self.steps][: 1 + self.is_trainer_state]
-        comparisons = [
-            Comparison(self, positions, schedule.curve(positions, base_lr, eta_min).tolist(), base_lr)
-            for positions in readings
-        ]
-        return max(comparisons, key=lambda found: (found.factor is not None, found.first_difference))
+        found = []
+        for late in (1, 0):
+            if (positions := [step - late for step in self.steps])[0] >= 0:
+                planned = schedule.curve(positions, base_lr, eta_min).tolist()
+                found.append(Comparison(self.path, self.steps, positions, self.rates, planned, base_lr))
+        return max(found, key=lambda comparison: (comparison.factor is not None, comparison.first_difference))
 
 
 class Comparison(NamedTuple):
     """A past run beside a schedule.
 
     Attributes:
-        past_run: The run.
-        positions: The step of the schedule that each logged rate belongs to.
-        planned: The schedule's rate at each.
-        base_lr: The rate that the schedule was evaluated for.
+        path: The file that the run comes from.
+        steps: The steps at which it logged.
+        positions: The step of the schedule that each logged learning rate belongs to.
+        logged: The logged learning rates.
+        planned: The schedule's learning rates.
+        base_lr: The initial learning rate that the schedule was evaluated for.
     """
 
-    past_run: PastRun
+    path: str
+    steps: list[int]
     positions: list[int]
+    logged: list[float]
     planned: list[float]
     base_lr: float
 
-    @property
-    def logged(self) -> list[float]:
-        """The logged rates."""
-        return self.past_run.rates
+    def _agreeing(self, factor: float) -> int:
+        """How many logged learning rates, from the first on, are the schedule's times this factor."""
+        # Logs may hold learning rates in single precision, or printed with six digits.
+        tolerance = {"rel_tol": 1e-5, "abs_tol": 1e-9 * self.base_lr * factor}
+        pairs = enumerate(zip(self.logged, self.planned))
+        return next((n for n, (rate, own) in pairs if not isclose(rate, own * factor, **tolerance)), len(self.logged))
 
     @property
     def first_difference(self) -> int:
-        """The index of the first rate that is not the schedule's; the number of rates where all are."""
-        pairs = zip(self.logged, self.planned)
-        return next((index for index, pair in enumerate(pairs) if not self._agree(*pair)), len(self.logged))
+        """The index of the first logged learning rate that is not the schedule's; their number where all are."""
+        return self._agreeing(1.0)
 
     @property
     def factor(self) -> float | None:
-        """By what all logged rates are the schedule's, times; None where they are not, or are too few to say so."""
-        if self.first_difference == len(self.logged):
-            return 1.0
-        highest = max(self.planned)
-        factor = self.logged[self.planned.index(highest)] / highest if highest else 0.0
-        # A single rate is any other times some factor.
-        if factor <= 0 or len({*self.planned} - {0.0}) < 2:
-            return None
-        return factor if all(map(self._agree, [rate / factor for rate in self.logged], self.planned)) else None
-
-    def _agree(self, logged: float, planned: float) -> bool:
-        # Logs may hold rates in single precision, or printed with six digits.
-        return isclose(logged, planned, rel_tol=1e-5, abs_tol=1e-9 * self.base_lr)
+        """The factor from the schedule to the logged learning rates: 1.0 where all are the same, None where none is."""
+        factors = [1.0]
+        if len({*self.planned} - {0.0}) > 1:  # a single learning rate is any other times some factor
+            factors.append(max(self.logged) / max(self.planned))
+        return next((each for each in factors if each > 0 and self._agreeing(each) == len(self.logged)), None)
 
     @property
     def verdict(self) -> str:
-        """Whether the logged rates are the schedule's, or the first step at which they part, in a sentence."""
-        path, steps, count = self.past_run.path, self.past_run.steps, len(self.logged)
-        index, factor = self.first_difference, self.factor
-        everything = f"all {count} logged rates (steps {steps[0]} to {steps[-1]}) are the schedule's"
-        if index == count:
-            return f"{path}: {everything}"
-        if factor is not None:
-            lr = f"{self.base_lr * factor:.6g}"
-            return f"{path}: {everything} times {factor:.6g}: --lr {lr} was probably " + (
-                "forgotten" if self.base_lr == 1 else f"meant, not --lr {self.base_lr}"
-            )
-        return (
-            f"{path}: parts from the schedule at logged step {steps[index]} (step {self.positions[index]} of the "
-            f"schedule): logged {self.logged[index]}, planned {self.planned[index]}"
-        )
+        """Whether the logged learning rates are the schedule's, or the first step at which they differ."""
+        if self.factor is None:
+            index = self.first_difference
+            where = f"logged step {self.steps[index]} (step {self.positions[index]} of the schedule)"
+            what = f"logged {self.logged[index]}, planned {self.planned[index]}"
+            return f"{self.path}: differs from the schedule at {where}: {what}"
+        verdict = f"{self.path}: all {len(self.steps)} logged learning rates (steps {self.steps[0]} to {self.steps[-1]}"
+        verdict += ", logged after scheduler.step()" * (self.positions == self.steps) + ") match the schedule"
+        if self.factor == 1:
+            return verdict
+        return f"{verdict} times {self.factor:.6g}: did you mean --lr {self.base_lr * self.factor:.6g}?"
 
 
-def _entries(text: str) -> tuple[list[Any], bool]:
-    """What a file logs, entry by entry, and whether a Trainer did."""
+def _entries(text: str) -> tuple[list[dict[str, Any]], Any]:
+    """What a file logs, entry by entry, and the `max_steps` of a Trainer's state."""
+    if not text.lstrip().startswith(("{", "[")):
+        return list(csv.DictReader(text.splitlines(), restkey="")), None
     try:
         state = json.loads(text)
     except ValueError:
-        state = None
-    if isinstance(state, dict) and "log_history" in state:
-        if not isinstance(state["log_history"], list):
-            raise TypeError(f"Expected log_history to be a list, but got log_history={state['log_history']!r}")
-        return state["log_history"], True
-    entries = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            entries.append(json.loads(line.strip() or "null"))
-        except ValueError as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from error
-    return entries, False
+        state = json.loads("[" + ",\n".join(line.strip() or "null" for line in text.splitlines()) + "]")
+    state = state if isinstance(state, dict) else {"log_history": state}
+    return [entry for entry in state.get("log_history", [state]) if isinstance(entry, dict)], state.get("max_steps")
+
+
+def _column(names: list[str], *endings: str) -> str:
+    """The column that is called like the first of the endings, or the only one that ends so; else, of the next."""
+    for ending in endings:
+        found = [name for name in names if name == ending] or [name for name in names if name.endswith(ending)]
+        if len(found) == 1:
+            return found[0]
+    raise ValueError(f"expected one column whose name ends in {' or '.join(endings)}")
+
+
+def _number(entry: dict[str, Any], name: str) -> float:
+    try:
+        return real_number(name, float(entry[name]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"expected {name} to be a finite number, but got {entry.get(name)!r}") from None

@@ -12,10 +12,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
+from transformers import TrainingArguments
 
+import hf_warmcos
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
 from hf_warmcos.cli import cycle_table, main, parsers
 
@@ -43,7 +46,10 @@ def test_the_options_are_the_arguments_of_the_factory():
     arguments = {*inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).parameters}
     for command in ("plot", "table"):
         options = {*vars(parsers()[0].parse_args([command]))}
-        assert options - {"command", "lr", "past_run", "output", "format"} == arguments - {"optimizer", "last_epoch"}
+        assert options - {"command", "lr", "past_run", "output", "yscale", "format"} == arguments - {
+            "optimizer",
+            "last_epoch",
+        }
 
 
 def test_the_table_lists_each_cycle_in_each_format(capsys):
@@ -79,11 +85,35 @@ def test_hyphens_do_as_well_as_underscores(capsys):
     assert capsys.readouterr().out == underscores
 
 
+def test_names_that_users_of_hugging_face_type_are_aliases(capsys):
+    main(["table", "--num_training_steps", "100", "--num_warmup_steps", "10", "--lr", "3e-4"])
+    expected = capsys.readouterr().out
+    for names in (["max_steps", "warmup_steps", "learning_rate"], ["max-steps", "warmup_ratio", "learning-rate"]):
+        values = ["100", "10" if names[1] == "warmup_steps" else "0.1", "3e-4"]
+        assert main(["table", *(f"--{name}={value}" for name, value in zip(names, values))]) == 0
+        assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [("0.03", 31), ("0.0001", 1), ("0", 0), ("1", 1), ("7", 7)])
+def test_a_warmup_below_1_is_a_fraction_of_the_training_as_in_training_arguments(warmup, steps, tmp_path, capsys):
+    assert TrainingArguments(str(tmp_path), warmup_steps=float(warmup)).get_warmup_steps(1001) == steps
+    main(["table", "--num_training_steps", "1001", "--num_warmup_steps", warmup, "--format", "json"])
+    assert json.loads(capsys.readouterr().out)[0]["start"] == steps
+
+
 def test_restarts_without_end_are_listed_for_five_cycles_or_as_far_as_training_goes(capsys):
     main(["table", "--T_0", "10", "--format", "json"])
     assert len(json.loads(capsys.readouterr().out)) == 5
     main(["table", "--T_0", "10", "--num_training_steps", "80", "--format", "json"])
     assert len(json.loads(capsys.readouterr().out)) == 8
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "json"])
+def test_where_the_warmup_takes_all_steps_the_table_has_the_cycle_after_it(form, capsys):
+    plan = ["table", "--T_0", "10", "--num_warmup_steps", "9", "--num_training_steps", "9"]
+    assert main([*plan, "--format", form]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert [int(number) for number in re.findall(r"\b\d+\b", row)[:3]] == [0, 9, 10]
 
 
 def test_the_librarys_warning_is_one_line_on_stderr(capsys):
@@ -103,7 +133,6 @@ def test_a_minimum_above_the_rate_is_a_warning(capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {},
         {"num_training_steps": 10, "num_cycles": 11},
         {"num_training_steps": 10, "num_warmup_steps": 11},
         {"num_training_steps": 10, "num_cycles": 2.5},
@@ -127,27 +156,44 @@ def test_wrong_arguments_are_the_librarys_error_in_one_line(command, arguments, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
         (["draw"], "invalid choice: 'draw'"),
+        (["plto"], "(did you mean 'plot'?)"),
+        (["plot"], "hf-warmcos plot: error: give one of --num_training_steps, --T_0, --cycles"),
+        (["table", "--num_cycles", "3"], "hf-warmcos table: error: give one of --num_training_steps, --T_0, --cycles"),
+        (["table", "--T_0", "9", "--num_warmup_steps", "0.1"], "Expected num_warmup_steps to be a whole number"),
         (["table", "--T_0", "ten"], "argument --T_0: invalid number value: 'ten'"),
         (
             ["table", "--nun-cycles", "3"],
-            "hf-warmcos table: error: unrecognized arguments: --nun_cycles 3 (did you mean",
+            "hf-warmcos table: error: unrecognized arguments: --nun_cycles 3 (did you mean 'num_cycles'?)",
         ),
-        (["plot", "--t_0=3"], "hf-warmcos plot: error: unrecognized arguments: --t_0=3 (did you mean --T_0?)"),
+        (["plot", "--t_0=3"], "hf-warmcos plot: error: unrecognized arguments: --t_0=3 (did you mean 'T_0'?)"),
         (["table", "--T_0", "3", "--colour", "red"], "unrecognized arguments: --colour red"),
-        (["table", "--cycles", "10,x"], "argument --cycles: invalid cycles value: '10,x'"),
+        (
+            ["table", "--cycles", "1000,2000:a"],
+            "argument --cycles: expected STEPS or STEPS:FRACTION, as 1000,2000,4000:0.5, but got '1000,2000:a'",
+        ),
+        (["plot", "--min-lr-ratio", "0.1"], "--min_lr_ratio 0.1 (did you mean 'min_lr_rate'?)"),
+        (["plot", "--gamma", "0.5"], "--gamma 0.5 (did you mean 'decay'?)"),
+        (["plot", "--learning_rates", "1"], "(did you mean 'learning_rate'?)"),
+        (["plot", "--T_0", "10", "--yscale", "liner"], "(did you mean 'linear'?)"),
         (["table", "--cycles", "10,20:0.5:3"], "but got cycles[1]=[20, 0.5, 3]"),
         (["table", "--cycles", "10,20", "--T_0", "5"], "Expected cycles in place of T_0"),
         (["table", "--T_0", "10", "--lr", "-1"], "Expected lr >= 0, but got lr=-1"),
         (["table", "--T_0", "10", "--format", "xml"], "invalid choice: 'xml'"),
         (["plot", "--T_0", "10", "--output", "picture.gif"], "Expected output to end in .png, .pdf or .svg"),
         (["plot", "--T_0", "10", "--output", "no/such/folder.png"], "No such file or directory"),
+        (["plot", "--T_0", "10", "--yscale", "cubic"], "invalid choice: 'cubic'"),
         (["plot", "--T_0", "10", "--from", "nothing.json"], "No such file or directory: 'nothing.json'"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert message in error_of(arguments, capsys)
+
+
+@pytest.mark.parametrize("argument", ["--output x", "--colour red", "--epochs 3", "--logging_dir x"])
+def test_what_is_near_to_no_option_gets_no_hint(argument, capsys):
+    error = error_of(["table", "--T_0", "3", *argument.split()], capsys)
+    assert error == f"hf-warmcos table: error: unrecognized arguments: {argument}"
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "json"])
@@ -160,6 +206,13 @@ def test_a_table_of_10_to_the_11_cycles_begins_at_once_and_may_be_cut_off(form):
     assert table.returncode == 0
 
 
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"hf-warmcos {hf_warmcos.__version__}\n"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"], ["table", "-h"]])
 def test_help_is_printed_and_explains_each_option(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -170,15 +223,34 @@ def test_help_is_printed_and_explains_each_option(arguments, capsys):
         assert all(action.help for action in parser._actions)
 
 
+def test_without_arguments_the_help_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == parsers()[0].format_help()
+
+
+@pytest.mark.parametrize("command", [[], ["plot"], ["table"]])
+def test_the_help_fits_80_columns_with_the_schedules_options_first(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    if command:
+        assert 0 < printed.index("schedule options:") < printed.index("--T_mult") < printed.index("\noptions:")
+
+
 def test_the_examples_of_the_help_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("trainer_state.json").write_text(json.dumps({"log_history": [{"step": 1, "learning_rate": 3e-4}]}))
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    commands = re.findall(r"^    hf-warmcos ((?:plot|table) .*)$", capsys.readouterr().out, re.MULTILINE)
+    Path("output/checkpoint-500").mkdir(parents=True)
+    Path("output/checkpoint-500/trainer_state.json").write_text('{"log_history": [{"step": 1, "learning_rate": 3e-4}]}')
+    text = parsers()[0].format_help().replace("\\\n", " ")
+    commands = re.findall(r"^    hf-warmcos ((?:plot|table) .*)$", text, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         assert main(shlex.split(command)) == 0
+    assert Path("schedule.png").exists()
 
 
 def test_the_longest_cycles_that_can_be_counted_are_shown(capsys):
@@ -201,17 +273,38 @@ def test_the_plot_in_the_terminal_fits_it(columns, lines, capsys, monkeypatch):
     assert any("\u2800" < character < "\u2900" for line in picture for character in line)
 
 
-def test_an_output_that_knows_only_ascii_gets_a_picture_in_ascii(monkeypatch):
+def test_an_output_that_knows_only_ascii_gets_question_marks_where_the_curve_is(monkeypatch):
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
     assert main(["plot", *PLAN]) == 0
-    assert output.getvalue().count(b"#") > 50
+    assert output.getvalue().count(b"?") > 50
+
+
+def test_the_scale_is_the_users_in_the_terminal_and_in_a_file(tmp_path, capsys):
+    plan = ["plot", *PLAN, "--min_lr", "1e-6", "--decay", "0.25", "--yscale"]
+    for scale in ("linear", "log"):
+        assert main([*plan, scale]) == 0
+        assert main([*plan, scale, "--output", str(tmp_path / f"{scale}.svg")]) == 0
+    linear, log = capsys.readouterr().out.split("wrote")[:2]
+    assert "1e-5┤" not in linear
+    assert "1e-5┤" in log
+    assert (tmp_path / "linear.svg").read_text() != (tmp_path / "log.svg").read_text()
 
 
 @pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".PNG", b"\x89PNG"), (".pdf", b"%PDF")])
-def test_a_picture_is_written_by_its_suffix(suffix, begins, tmp_path):
-    assert main(["plot", *PLAN, "--output", str(tmp_path / f"schedule{suffix}")]) == 0
-    assert (tmp_path / f"schedule{suffix}").read_bytes().startswith(begins)
+def test_a_picture_is_written_by_its_suffix_and_its_name_is_printed(suffix, begins, tmp_path, capsys):
+    path = tmp_path / f"schedule{suffix}"
+    assert main(["plot", *PLAN, "--output", str(path)]) == 0
+    assert path.read_bytes().startswith(begins)
+    assert capsys.readouterr().out == f"wrote {path}\n"
+
+
+def test_a_svg_says_what_it_shows_as_a_png_does(tmp_path):
+    for name in ("schedule.svg", "schedule.png"):
+        main(["plot", *PLAN, "--output", str(tmp_path / name)])
+    svg = ElementTree.parse(tmp_path / "schedule.svg")
+    (description,) = svg.iter("{http://purl.org/dc/elements/1.1/}description")
+    assert json.loads(description.text) == shown_by(tmp_path / "schedule.png")
 
 
 def shown_by(picture):

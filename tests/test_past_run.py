@@ -1,4 +1,4 @@
-"""The rates that a run logged, held against a schedule."""
+"""The learning rates that a run logged, compared with a schedule."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.scalar import scalars_plugin
 from transformers import TrainingArguments
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule, WarmCosTrainer
@@ -24,8 +28,8 @@ class Model(torch.nn.Linear):
 
 
 @pytest.fixture(scope="module")
-def trainer_state(tmp_path_factory):
-    """What a real Trainer leaves behind, and the rate that each of its optimizer steps used."""
+def run(tmp_path_factory):
+    """The folder of a real Trainer's run, with a checkpoint, its final state and what TensorBoard makes of it."""
     folder = tmp_path_factory.mktemp("run")
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -34,8 +38,8 @@ def trainer_state(tmp_path_factory):
         learning_rate=1e-3,
         warmup_steps=6,
         lr_scheduler_kwargs={"num_cycles": 3, "decay": 0.75},
-        report_to="none",
-        save_strategy="no",
+        report_to="tensorboard",
+        save_steps=20,
         use_cpu=True,
         disable_tqdm=True,
     )
@@ -43,32 +47,101 @@ def trainer_state(tmp_path_factory):
     trainer = WarmCosTrainer(Model(1, 1), arguments, train_dataset=data)
     trainer.train()
     trainer.save_state()
-    return folder / "trainer_state.json"
+    (folder / "log_history.json").write_text(json.dumps(trainer.state.log_history))
+    (folder / "tensorboard.csv").write_text(tensorboard_csv(folder, "train/learning_rate"))
+    return folder
 
 
-def test_a_trainers_log_of_the_planned_schedule_is_the_schedules(trainer_state, capsys):
-    assert main(["table", *PLAN, "--decay", "0.75", "--from", str(trainer_state)]) == 0
+def tensorboard_csv(folder, tag):
+    """The CSV that TensorBoard's page offers for download."""
+    (events,) = folder.glob("**/events.out.tfevents.*")
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRun(str(events.parent), "train").Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(events.parent))
+    context = base_plugin.TBContext(multiplexer=multiplexer, data_provider=provider)
+    plugin = scalars_plugin.ScalarsPlugin(context)
+    text, _ = plugin.scalars_impl(RequestContext(), tag, "train", "", scalars_plugin.OutputFormat.CSV)
+    return text
+
+
+@pytest.fixture
+def trainer_state(run):
+    return run / "trainer_state.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("trainer_state.json", 30), ("checkpoint-20", 20), ("log_history.json", 30), ("tensorboard.csv", 30)],
+)
+def test_a_trainers_log_of_the_planned_schedule_matches_it_in_each_form(name, count, run, capsys):
+    assert main(["table", *PLAN, "--decay", "0.75", "--from", str(run / name)]) == 0
+    file = run / name if count == 30 else run / name / "trainer_state.json"
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"{trainer_state}: all 30 logged rates (steps 1 to 30) are the schedule's"
+        f"{file}: all {count} logged learning rates (steps 1 to {count}) match the schedule"
     )
 
 
 @pytest.mark.parametrize("command", ["plot", "table"])
-def test_where_a_trainers_log_parts_from_another_plan_is_said_with_both_rates(command, trainer_state, capsys):
-    assert main([command, *PLAN, "--decay", "0.5", "--from", str(trainer_state)]) == 0
+def test_the_first_difference_is_named_with_both_learning_rates_and_the_exit_code_is_1(command, trainer_state, capsys):
+    assert main([command, *PLAN, "--decay", "0.5", "--from", str(trainer_state)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"{trainer_state}: parts from the schedule at logged step 15 (step 14 of the schedule): "
+        f"{trainer_state}: differs from the schedule at logged step 15 (step 14 of the schedule): "
         "logged 0.00075, planned 0.0005"
     )
 
 
-def test_a_log_that_an_older_trainer_wrote_after_the_schedulers_step_is_the_schedules_too(tmp_path):
-    log = [{"step": step, "learning_rate": SCHEDULE.lr_at(step, 1e-3)} for step in range(5, 31, 5)]
-    state = tmp_path / "trainer_state.json"
-    state.write_text(json.dumps({"log_history": [*log, {"step": 30, "train_runtime": 1.0}]}))
-    comparison = PastRun.read(str(state)).compare(SCHEDULE, 1e-3)
-    assert comparison.positions == [5, 10, 15, 20, 25, 30]
-    assert "all 6 logged rates" in comparison.verdict
+def test_the_state_knows_the_length_of_the_training_where_none_is_given(run, capsys):
+    plan = ["--num_cycles", "3", "--num_warmup_steps", "6", "--lr", "1e-3", "--decay", "0.75"]
+    for name in ("trainer_state.json", "checkpoint-20"):
+        assert main(["table", *plan, "--from", str(run / name)]) == 0
+    with pytest.raises(SystemExit):
+        main(["table", *plan, "--from", str(run / "tensorboard.csv")])
+    assert "give one of --num_training_steps, --T_0, --cycles" in capsys.readouterr().err
+    assert main(["table", *PLAN, "--num_training_steps", "60", "--decay", "0.75", "--from", str(run)]) == 1
+
+
+RATES = [(step, SCHEDULE.lr_at(step - 1, 1e-3)) for step in range(1, 31)]
+LOGS = {
+    "TensorBoard's CSV": "Wall time,Step,Value\n" + "".join(f"1.7e9,{step},{rate}\n" for step, rate in RATES),
+    "the CSV of a panel of Weights & Biases": (
+        '"train/global_step","swift-sun-1 - train/learning_rate","swift-sun-1 - train/learning_rate__MIN",'
+        '"swift-sun-1 - train/learning_rate__MAX"\n' + "".join(f'"{s}","{r}","{r}","{r}"\n' for s, r in RATES)
+    ),
+    "the CSV of a history of Weights & Biases": (
+        "_step,train/loss,train/learning_rate,train/global_step,eval/loss\n"
+        + "".join(f"{2 * step},0.5,{rate},{step},\n{2 * step + 1},,,{step},0.4\n" for step, rate in RATES)
+    ),
+    "the JSON lines of a history of Weights & Biases": "\n".join(
+        json.dumps({"_step": 2 * step, "train/learning_rate": rate, "train/global_step": step}) for step, rate in RATES
+    ),
+    "a loop's CSV with the mark of spreadsheets": "\ufeffstep,lr\n"
+    + "".join(f"{step},{rate}\n" for step, rate in RATES),
+    "JSON lines with others' learning rates": "\n".join(
+        json.dumps({"step": step, "micro_step": 8 * step, "text_lr": 1.0, "lr": rate, "min_lr": 0.0})
+        for step, rate in RATES
+    ),
+    "steps in disorder": "step,lr\n" + "".join(f"{step}.0,{rate}\n" for step, rate in reversed(RATES)),
+    "a step logged twice, by a run and its continuation": "step,lr\n5,7\n"
+    + "".join(f"{step},{rate}\n" for step, rate in RATES),
+}
+
+
+@pytest.mark.parametrize("form", LOGS)
+def test_logs_of_other_tools_are_read(form, tmp_path):
+    (tmp_path / "log").write_text(LOGS[form], encoding="utf-8")
+    past_run = PastRun.read(str(tmp_path / "log"))
+    assert (past_run.steps, past_run.rates) == tuple(map(list, zip(*RATES)))
+    assert past_run.compare(SCHEDULE, 1e-3).factor == 1
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_log_written_after_the_schedulers_step_matches_too_and_the_verdict_says_so(first, tmp_path):
+    log = [{"step": step, "learning_rate": SCHEDULE.lr_at(step, 1e-3)} for step in range(first, 31, 5)]
+    (tmp_path / "trainer_state.json").write_text(
+        json.dumps({"log_history": [*log, {"step": 30, "train_runtime": 1.0}]})
+    )
+    comparison = PastRun.read(str(tmp_path)).compare(SCHEDULE, 1e-3)
+    assert comparison.positions == [*range(first, 31, 5)]
+    assert f"(steps {first} to 30, logged after scheduler.step()) match the schedule" in comparison.verdict
 
 
 @pytest.fixture
@@ -87,17 +160,12 @@ def metrics(tmp_path):
     return path
 
 
-def test_json_lines_of_the_planned_schedule_are_the_schedules(metrics, capsys):
-    assert main(["table", *PLAN, "--decay", "0.75", "--from", str(metrics)]) == 0
-    assert "all 30 logged rates (steps 1 to 30) are the schedule's" in capsys.readouterr().out
-
-
-def test_json_lines_are_never_read_as_one_step_late(metrics, capsys):
+def test_a_scheduler_that_is_one_step_late_is_a_difference(metrics, capsys):
     lines = metrics.read_text().splitlines()
-    late = [json.dumps(json.loads(line) | {"step": step}) for step, line in enumerate(lines[1:], start=1)]
+    late = [json.dumps(json.loads(line) | {"step": step}) for step, line in enumerate(lines, start=2)]
     metrics.write_text("\n".join(late))
-    main(["table", *PLAN, "--decay", "0.75", "--from", str(metrics)])
-    assert "parts from the schedule at logged step 1 (step 0 of the schedule)" in capsys.readouterr().out
+    assert main(["table", *PLAN, "--decay", "0.75", "--from", str(metrics)]) == 1
+    assert "differs from the schedule at logged step 2 (step 1 of the schedule)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])
@@ -105,15 +173,20 @@ def test_beside_a_table_for_programs_the_verdict_is_on_stderr(format, metrics, c
     main(["table", *PLAN, "--decay", "0.75", "--format", format, "--from", str(metrics)])
     out, err = capsys.readouterr()
     assert "logged" not in out
-    assert "all 30 logged rates" in err
+    assert "all 30 logged learning rates" in err
 
 
-def test_the_picture_holds_the_logged_rates(metrics, tmp_path, capsys):
+def test_the_picture_holds_the_logged_learning_rates(metrics, tmp_path, capsys):
     main(["plot", *PLAN, "--decay", "0.75", "--output", str(tmp_path / "plan.svg")])
     main(["plot", *PLAN, "--decay", "0.75", "--from", str(metrics), "--output", str(tmp_path / "both.svg")])
-    assert "all 30 logged rates" in capsys.readouterr().out
+    assert "all 30 logged learning rates" in capsys.readouterr().out
     dots = [(tmp_path / name).read_text().count("<use ") for name in ("plan.svg", "both.svg")]
     assert dots[1] - dots[0] >= 30
+
+
+def test_a_run_that_is_longer_than_the_plan_is_shown_to_its_end(metrics, capsys):
+    assert main(["plot", "--T_0", "8", "--num_cycles", "1", "--from", str(metrics)]) == 1
+    assert capsys.readouterr().out.count("x") > 10
 
 
 @given(
@@ -127,42 +200,58 @@ def test_rates_that_are_all_the_plans_times_one_factor_are_told_from_rates_that_
     rates = schedule.curve(40, factor).tolist()
     if wrong is not None:
         rates[wrong] *= 1.5
-    run = PastRun("run", list(range(1, 41)), rates, is_trainer_state=False)
+    run = PastRun("run", list(range(1, 41)), rates)
     comparison = run.compare(schedule)
-    assert comparison.first_difference == 0
+    assert comparison.first_difference < 40
     assert comparison.factor == (pytest.approx(factor) if wrong is None else None)
     assert ("--lr" in comparison.verdict) == (wrong is None)
     assert run.compare(schedule, factor).first_difference == (40 if wrong is None else wrong)
 
 
-def test_where_the_rate_was_forgotten_the_verdict_says_so(metrics, trainer_state, capsys):
+def test_where_the_learning_rate_was_forgotten_the_verdict_says_so(metrics, trainer_state, capsys):
     for path in (metrics, trainer_state):
-        main(["table", *PLAN[:-2], "--decay", "0.75", "--from", str(path)])
-        assert "are the schedule's times 0.001: --lr 0.001 was probably forgotten" in capsys.readouterr().out
-    main(["table", *PLAN[:-2], "--lr=5e-4", "--decay", "0.75", "--from", str(metrics)])
-    assert "times 2: --lr 0.001 was probably meant, not --lr 0.0005" in capsys.readouterr().out
+        assert main(["table", *PLAN[:-2], "--decay", "0.75", "--from", str(path)]) == 1
+        assert "match the schedule times 0.001: did you mean --lr 0.001?" in capsys.readouterr().out
+    assert main(["table", *PLAN[:-2], "--lr=5e-4", "--decay", "0.75", "--from", str(metrics)]) == 1
+    assert "times 2: did you mean --lr 0.001?" in capsys.readouterr().out
 
 
-def test_a_single_rate_is_not_taken_for_a_forgotten_rate():
-    run = PastRun("run", [1], [0.3], is_trainer_state=True)
-    assert "parts from the schedule at logged step 1" in run.compare(CosineRestartSchedule(T_0=10)).verdict
+def test_a_single_learning_rate_is_not_taken_for_a_forgotten_one():
+    run = PastRun("run", [1], [0.3])
+    assert "differs from the schedule at logged step 1" in run.compare(CosineRestartSchedule(T_0=10)).verdict
+
+
+RATE_COLUMN = "expected one column whose name ends in learning_rate or lr or Value"
+STEP_COLUMN = "expected one column whose name ends in global_step or step or Step"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no learning_rate is logged"),
-        (b"{}", "no learning_rate is logged"),
-        (b"[1, 2]", "no learning_rate is logged"),
-        (b'{"log_history": []}', "no learning_rate is logged"),
-        (b'{"log_history": 5}', "Expected log_history to be a list, but got log_history=5"),
-        (b'{"step": 0, "learning_rate": 1.0}', "Expected step >= 1, but got step=0"),
-        (b'{"step": true, "learning_rate": 1.0}', "Expected step to be a number, but got step=True"),
-        (b'{"learning_rate": 1.0}', "Expected step to be a number, but got step=None"),
-        (b'{"step": 1, "learning_rate": "x"}', "Expected learning_rate to be a number, but got learning_rate='x'"),
-        (b'{"step": 1, "learning_rate": [1.0]}', "Expected learning_rate to be a number, but got learning_rate=[1.0]"),
-        (b'{"step": 1, "learning_rate": NaN}', "Expected learning_rate to be finite, but got learning_rate=nan"),
-        (b'{"step": 1, "learning_rate": 1.0}\n\nEpoch 2', "line 3 is not JSON"),
+        (b"", RATE_COLUMN),
+        (b"{}", RATE_COLUMN),
+        (b"[1, 2]", RATE_COLUMN),
+        (b"hello", RATE_COLUMN),
+        (b"step,loss\n1,2", RATE_COLUMN),
+        (b"step,a - learning_rate,b - learning_rate\n1,2,3", RATE_COLUMN),
+        (b"lr\n1", STEP_COLUMN),
+        (b'{"learning_rate": 1.0}', STEP_COLUMN),
+        (b'{"log_history": []}', RATE_COLUMN),
+        (b'{"log_history": 5}', "not iterable"),
+        (b'{"step": 1, "learning_rate": null}', "no learning_rate is logged"),
+        (b"step,lr\n1,\n", "no lr is logged"),
+        (b'{"step": -1, "learning_rate": 1.0}', "Expected step >= 0, but got step=-1"),
+        (b'{"step": 1.5, "learning_rate": 1.0}', "Expected step to be a whole number, but got step=1.5"),
+        (b'{"step": null, "learning_rate": 1.0}', "expected step to be a finite number, but got None"),
+        (b'{"step": 1, "learning_rate": 1}\n{"learning_rate": 1}', "expected step to be a finite number, but got None"),
+        (b'{"step": 1, "learning_rate": "x"}', "expected learning_rate to be a finite number, but got 'x'"),
+        (b'{"step": 1, "learning_rate": [1.0]}', "expected learning_rate to be a finite number, but got [1.0]"),
+        (b'{"step": 1, "learning_rate": NaN}', "expected learning_rate to be a finite number, but got nan"),
+        (b"step,lr\n1,high", "expected lr to be a finite number, but got 'high'"),
+        (b'{"step": 1, "learning_rate": 1.0}\n\nEpoch 2', "line 3 column 1"),
+        (b'{"step": 1, "learning_rate": 1.0}\n{"step": 2, "lear', "line 2 column"),
+        (b"[" * 100_000, "recursion"),
+        (b"a" * 200_000, "larger than field limit"),
         (b"\x89PNG\xff\x00", "can't decode byte 0x89"),
     ],
 )
@@ -175,4 +264,10 @@ def test_a_file_that_is_no_log_is_an_error_of_one_line_that_names_it(content, me
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
-    assert f"Expected {path} to be a Trainer's trainer_state.json, or JSON lines" in error
+    assert f"Expected {path} to be a trainer_state.json, or a log as CSV, JSON or JSON lines" in error
+
+
+def test_a_folder_without_a_trainers_state_is_an_error_that_names_the_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["table", *PLAN, "--from", str(tmp_path)])
+    assert f"No such file or directory: '{tmp_path / 'trainer_state.json'}'" in capsys.readouterr().err

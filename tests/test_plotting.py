@@ -7,7 +7,7 @@ import sys
 from io import BytesIO
 from itertools import combinations
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
@@ -15,15 +15,27 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_warmcos import (
     CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+    CosineRestartLR,
     CosineRestartSchedule,
     plot_schedule,
 )
-from hf_warmcos.plotting import FIGURE_SIZE, default_num_steps, number_text, round_ticks, sample_steps, terminal_picture
+from hf_warmcos.plotting import (
+    FIGURE_SIZE,
+    LINE_STYLES,
+    MOST_MARKED_CYCLES,
+    PALETTE,
+    default_num_steps,
+    number_text,
+    round_ticks,
+    sample_steps,
+)
+from hf_warmcos.terminal import terminal_picture
 
 matplotlib.use("agg")
 
@@ -48,6 +60,24 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
+def legend(ax):
+    return [] if ax.get_legend() is None else [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def drawn(size, schedules, **arguments):
+    """Axes of a figure of this size in inches, drawn to the end: all its boxes are where they are on paper."""
+    figure = Figure(size, layout="constrained")
+    ax = plot_schedule(schedules, ax=figure.subplots(), **arguments)
+    figure.draw_without_rendering()
+    return ax
+
+
+def six_groups(make_optimizer, **arguments):
+    optimizer = make_optimizer(1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5)
+    schedule = CosineRestartSchedule.fit(700, 3, T_mult=2, warmup_steps=35)
+    return CosineRestartLR(optimizer, schedule, **arguments)
+
+
 def test_the_curve_is_the_schedule_at_every_step(ax):
     assert plot_schedule(SCHEDULE, base_lr=0.1, eta_min=0.01, ax=ax) is ax
     (drawn,) = curves(ax).values()
@@ -61,10 +91,18 @@ def test_restarts_warmup_and_peaks_are_marked_and_labelled(ax):
     assert texts(ax) == ["0.1", "0.05", "0.025"]
     (dots,) = (line for line in ax.lines if line.get_marker() == ".")
     assert dots.get_xydata().tolist() == [[20, 0.1], [120, 0.05], [220, 0.025]]
-    legend = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert legend == ["learning rate", "warmup, 20 steps", "restart"]
+    assert legend(ax) == ["warmup", "restart"]
     (warmup,) = ax.patches
     assert (warmup.get_x(), warmup.get_width()) == (0, 20)
+
+
+@pytest.mark.parametrize("yscale", ["linear", "log"])
+def test_a_restart_can_be_seen_above_the_jump_where_peaks_do_not_decay(yscale, ax):
+    plot_schedule(CosineRestartSchedule(T_0=100), 300, ax=ax, yscale=yscale)
+    (lines,) = ax.collections
+    top_of_jump = ax.transData.transform((100, 1))[1]
+    tops = [lines.get_transform().transform(segment)[-1, 1] for segment in lines.get_segments()]
+    assert all(top - top_of_jump > 10 for top in tops)  # pixels
 
 
 def test_a_peak_is_labelled_with_the_rate_that_is_reached_where_the_warmup_holds_it_down(ax):
@@ -94,7 +132,7 @@ def test_parameter_groups_have_a_curve_for_each_distinct_rate(ax, make_optimizer
     scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(make_optimizer(0.1, 0.3, 0.1), T_0=50)
     plot_schedule({"run": scheduler}, 100, ax=ax)
     assert [(label, drawn[0, 1]) for label, drawn in curves(ax).items()] == [("run, lr=0.1", 0.1), ("run, lr=0.3", 0.3)]
-    assert len(ax.get_legend().get_texts()) == 2
+    assert legend(ax) == ["run, lr=0.1", "run, lr=0.3", "restart"]
 
 
 def test_a_prepared_scheduler_is_drawn_like_the_one_inside(ax, make_optimizer):
@@ -111,9 +149,14 @@ def test_several_schedules_are_labelled_by_what_tells_them_apart(ax):
     assert [*curves(ax)] == ["decay=0.5", "decay=0.75"]
 
 
-def test_equal_schedules_are_told_apart_by_number(ax):
+def test_equal_schedules_are_one_curve_of_no_label(ax):
     plot_schedule([SCHEDULE, SCHEDULE], ax=ax)
-    assert [*curves(ax)] == ["schedule 0", "schedule 1"]
+    assert legend(ax) == ["warmup", "restart"]
+
+
+def test_a_key_of_a_dict_may_have_several_schedules(ax):
+    plot_schedule({"run": [CosineRestartSchedule(50), CosineRestartSchedule(70)], "other": SCHEDULE}, ax=ax)
+    assert [*curves(ax)] == ["run, T_0=50", "run, T_0=70", "other"]
 
 
 def test_a_dict_labels_its_schedules_and_all_are_drawn_to_the_longest_end(ax):
@@ -140,9 +183,12 @@ def test_another_scheduler_is_an_error_that_names_it(ax, make_optimizer):
         ({"num_steps": 0}, "Expected num_steps >= 1, but got num_steps=0"),
         ({"base_lr": float("nan")}, "Expected base_lr to be finite"),
         ({"eta_min": float("inf")}, "Expected eta_min to be finite"),
+        ({"yscale": "cubic"}, "Expected yscale to be one of linear, log, but got yscale='cubic'"),
+        ({"logged": ([1, 2], [0.1])}, "Expected logged to be a pair of steps and as many learning rates"),
+        ({"logged": ([1], [0.1], [2])}, "Expected logged to be a pair of steps and as many learning rates"),
     ],
 )
-def test_a_number_out_of_its_range_is_an_error_before_anything_is_drawn(arguments, message, ax):
+def test_a_wrong_argument_is_an_error_before_anything_is_drawn(arguments, message, ax):
     with pytest.raises(ValueError, match=message):
         plot_schedule(SCHEDULE, ax=ax, **arguments)
     assert not ax.lines
@@ -189,10 +235,134 @@ def test_the_steps_of_a_picture_are_few_ascending_and_hold_every_restart_that_it
         assert set(schedule.restarts(num_steps)) <= set(steps.tolist())
 
 
-@pytest.mark.parametrize(("num_cycles", "marked"), [(1, 0), (20, 19), (5_000, 0)])
+@pytest.mark.parametrize(
+    ("num_cycles", "marked"), [(1, 0), (MOST_MARKED_CYCLES, MOST_MARKED_CYCLES - 1), (MOST_MARKED_CYCLES + 1, 0)]
+)
 def test_many_cycles_are_no_forest_of_dashes(num_cycles, marked, ax):
     plot_schedule(CosineRestartSchedule(T_0=1.5, num_cycles=num_cycles), ax=ax)
     assert len(restarts(ax)) == marked
+
+
+# How it looks
+
+
+PAPER = (3.3, 2.0)  # inches: a column of a paper
+
+
+@pytest.mark.parametrize("size", [PAPER, FIGURE_SIZE, (6.4, 4.8)])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_the_legend_lies_in_the_axes_above_the_curves_at_any_size(size, groups, make_optimizer):
+    schedules = SCHEDULE if groups == 1 else six_groups(make_optimizer)
+    ax = drawn(size, schedules)
+    box, axes = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert axes.x0 <= box.x0 + 1
+    assert box.x1 <= axes.x1 + 1
+    highest = max(line.get_window_extent().y1 for line in ax.lines)
+    assert highest < box.y0 < box.y1 <= axes.y1 + 1
+    assert highest - axes.y0 > 0.4 * axes.height
+    assert axes.height > 0.5 * 72 * size[1]  # the layout has not collapsed
+
+
+def test_six_groups_have_one_warmup_band_few_rows_of_legend_and_a_colour_and_style_each(make_optimizer):
+    ax = drawn(PAPER, six_groups(make_optimizer))
+    assert len(ax.patches) == 1
+    assert legend(ax) == [f"lr={lr}" for lr in ("1e-3", "5e-4", "2e-4", "1e-4", "5e-5", "2e-5")] + ["warmup", "restart"]
+    rows = {round(text.get_window_extent().y0) for text in ax.get_legend().get_texts()}
+    assert len(rows) <= 3
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 20]
+    assert tuple(line.get_color() for line in lines) == PALETTE
+    assert [line.get_linestyle() for line in lines[:4]] == [*LINE_STYLES]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 6
+
+
+def test_without_a_legend_its_room_is_the_curves(ax):
+    plot_schedule(SCHEDULE, ax=ax)
+    low, high = ax.get_ylim()
+    other = plot_schedule(SCHEDULE, ax=Figure().subplots(), legend=False)
+    assert other.get_legend() is None
+    assert other.get_ylim()[0] == low
+    assert 1 < other.get_ylim()[1] < high
+
+
+def test_a_second_call_on_the_same_axes_takes_another_colour_and_one_legend_names_all(ax):
+    plot_schedule({"first": CosineRestartSchedule(50)}, 200, ax=ax)
+    plot_schedule({"second": CosineRestartSchedule(80)}, 200, ax=ax)
+    assert len({line.get_color() for line in ax.lines}) == 2
+    assert legend(ax) == ["first", "restart", "second"]
+
+
+def test_a_log_scale_starts_at_the_minimum_and_holds_all_peaks(ax):
+    schedule = CosineRestartSchedule(T_0=1000, decay=0.25, num_cycles=5)
+    plot_schedule(schedule, base_lr=1e-3, eta_min=1e-6, ax=ax, yscale="log")
+    assert ax.get_yscale() == "log"
+    bottom, top = ax.get_ylim()
+    assert bottom == pytest.approx(1e-6)
+    heights = [ax.transAxes.inverted().transform(ax.transData.transform((0, peak)))[1] for peak in (1e-3, 1e-3 / 4**4)]
+    assert 0.1 < heights[1] < heights[0] < 1 < top / 1e-3
+    assert len(texts(ax)) == 5
+
+
+def test_a_log_scale_without_a_minimum_holds_four_powers_of_ten(ax):
+    plot_schedule(SCHEDULE, base_lr=0.01, ax=ax, yscale="log")
+    assert ax.get_ylim()[0] == pytest.approx(1e-6)
+
+
+def test_logged_learning_rates_are_dots_of_their_own(ax):
+    logged = ([10, 100, 400], [0.5, 0.9, 2.0])
+    plot_schedule(SCHEDULE, ax=ax, logged=logged)
+    (dots,) = (line for line in ax.lines if line.get_label() == "logged")
+    assert dots.get_xydata().tolist() == [[10, 0.5], [100, 0.9], [400, 2.0]]
+    assert legend(ax)[-1] == "logged"
+    assert ax.get_ylim()[1] > 2.0
+
+
+def linear(color):
+    """The linear red, green and blue of a colour."""
+    srgb = np.array(to_rgb(color))
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one, other):
+    """The contrast of two colours after WCAG 2."""
+    dark, light = sorted(linear(color) @ [0.2126, 0.7152, 0.0722] for color in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+# Of no colour vision deficiency, and of full protanopia, deuteranopia and tritanopia (Machado et al. 2009).
+SEEN_BY = {
+    "all": np.eye(3),
+    "protanope": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranope": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanope": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def difference(one, other, seen):
+    """The distance of two colours in CIELAB, for eyes that see so."""
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+    def lab(color):
+        xyz = to_xyz @ np.clip(seen @ linear(color), 0, 1) / [0.9505, 1, 1.089]
+        x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    return np.linalg.norm(lab(one) - lab(other))
+
+
+@pytest.mark.parametrize("eyes", SEEN_BY)
+def test_the_colours_of_curves_differ_to_every_kind_of_colour_vision(eyes):
+    assert len(PALETTE) == 6
+    for one, other in combinations(PALETTE, 2):
+        assert difference(one, other, np.array(SEEN_BY[eyes])) > 15
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background", "ggplot", "grayscale"])
+def test_labels_have_a_contrast_of_4_5_in_any_style(style, make_optimizer):
+    with matplotlib.style.context(style):
+        ax = Figure(PAPER).subplots()
+    plot_schedule(SCHEDULE, ax=ax)  # after the style has been left, too
+    for text in ax.texts:
+        assert contrast(text.get_color(), ax.get_facecolor()[:3]) >= 4.5
 
 
 @pytest.mark.parametrize(
@@ -204,10 +374,9 @@ def test_many_cycles_are_no_forest_of_dashes(num_cycles, marked, ax):
         CosineRestartSchedule(cycles=[5, 10, [700, 0.5]], stable_ratio=0.5),
     ],
 )
-def test_no_label_lies_over_another_or_over_a_restart_or_over_the_legend(schedule):
-    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
-    ax = plot_schedule(schedule, base_lr=5e-5, ax=figure.subplots())
-    figure.draw_without_rendering()
+@pytest.mark.parametrize("size", [PAPER, FIGURE_SIZE])
+def test_no_label_lies_over_another_or_over_a_restart_or_over_the_legend(schedule, size):
+    ax = drawn(size, schedule, base_lr=5e-5)
     boxes = [text.get_window_extent() for text in ax.texts]
     assert boxes  # that of the last cycle at least
     assert not any(one.overlaps(other) for one, other in combinations([*boxes, ax.get_legend().get_window_extent()], 2))
@@ -235,41 +404,87 @@ def test_ticks_fall_on_round_numbers(most):
     assert all(len(f"{tick:e}".split("e")[0].rstrip("0")) <= 3 for tick in ticks)
 
 
-def test_the_terminals_picture_has_the_curve_its_restarts_and_round_ticks():
+def body(picture):
+    """The lines between the legend and the axis, from right of the labels on; the column where they begin."""
+    lines = picture.split("\n")
+    margin = lines[-2].index("└") + 1
+    return [line[margin:].ljust(len(lines[-2]) - margin) for line in lines[1:-2]], margin
+
+
+def test_the_terminals_picture_has_the_curve_its_restarts_its_peaks_and_round_ticks():
     schedule = CosineRestartSchedule(T_0=100, decay=0.5)
-    picture = terminal_picture(schedule, 300, base_lr=3e-4, width=66, height=18).split("\n")
-    assert {line.split("┤")[0].strip() for line in picture if "┤" in line} == {"0", "1e-4", "2e-4", "3e-4"}
-    assert picture[-1].split() == ["0", "50", "100", "150", "200", "250", "300"]
-    columns = [index for index, character in enumerate(picture[1]) if character == "┊"]
-    assert columns == [picture[-2].index("┬", picture[-1].index(step)) for step in ("100", "200")]
+    picture = terminal_picture(schedule, 300, base_lr=3e-4, width=66, height=18)
+    lines = picture.split("\n")
+    assert lines[0] == "learning rate  ┊ restart"
+    assert {line.split("┤")[0].strip() for line in lines if "┤" in line} == {"0", "1e-4", "2e-4", "3e-4"}
+    assert lines[-1].split() == ["0", "50", "100", "150", "200", "250", "300"]
+    for peak in ("3e-4", "1.5e-4", "7.5e-5"):
+        assert any(f" {peak}" in line for line in lines[1:-2])
     # Column by column, the highest dot is as high as the schedule.
-    body = [line[5:].ljust(60) for line in picture[1:-2]]
+    cells, _ = body(picture)
     for column in range(5, 60, 6):
-        filled = [row for row, line in enumerate(body) if "\u2800" < line[column] < "\u2900"]
+        filled = [row for row, line in enumerate(cells) if "\u2800" < line[column] < "\u2900"]
         rates = schedule.curve(np.linspace(column, column + 1, 9) / 60 * 300, 3e-4)
-        assert abs(len(body) * (1 - rates.max() / 3e-4) - filled[0]) < 2
+        assert abs(1 + (len(cells) - 1) * (1 - rates.max() / 3e-4) - filled[0]) < 2
 
 
-@pytest.mark.parametrize("ascii_only", [False, True])
-def test_logged_rates_are_crosses_in_the_terminals_picture(ascii_only):
-    picture = terminal_picture(SCHEDULE, 320, logged=([50, 319], [0.5, 0.9]), ascii_only=ascii_only)
-    assert picture.count("x") == 2
+@given(
+    lengths=st.lists(st.integers(500, 4000), min_size=2, max_size=3),
+    width=st.integers(40, 120),
+    yscale=st.sampled_from(["linear", "log"]),
+)
+@settings(deadline=None, max_examples=50)
+def test_the_mark_of_a_restart_stands_on_the_jump(lengths, width, yscale):
+    schedule = CosineRestartSchedule(cycles=lengths)
+    cells, _ = body(terminal_picture(schedule, schedule.end, width=width, height=24, yscale=yscale))
+    marks = [column for column, cell in enumerate(cells[0]) if cell == "┊"]
+    assert len(marks) == len(lengths) - 1
+    # Below the mark the jump fills the left or the right half of each character.
+    for column in marks:
+        dots = [ord(line[column]) - 0x2800 for line in cells[10:-1]]
+        assert any(all(code > 0 and code & half == half for code in dots) for half in (0b01000111, 0b10111000))
+
+
+def test_listed_cycles_have_their_marks_on_the_jumps_at_80_columns():
+    schedule = CosineRestartSchedule(cycles=[1000, 2000, [4000, 0.5]])
+    cells, _ = body(terminal_picture(schedule, 7000, width=80))
+    marks = [column for column, cell in enumerate(cells[0]) if cell == "┊"]
+    assert len(marks) == 2
+    for column in marks:
+        assert "\u2800" < cells[-2][column] < "\u2900"
+
+
+def test_logged_learning_rates_are_crosses_in_the_terminals_picture_and_the_legend_says_so():
+    picture = terminal_picture(SCHEDULE, 320, logged=([50, 319], [0.5, 0.9]))
+    legend, *lines = picture.split("\n")
+    assert legend == "learning rate  ┊ restart  x logged"
+    assert "\n".join(lines).count("x") == 2
+
+
+def test_the_terminals_log_scale_has_powers_of_ten_and_equal_heights_for_equal_factors():
+    schedule = CosineRestartSchedule(T_0=1000, decay=0.1, num_cycles=3)
+    picture = terminal_picture(schedule, 3000, base_lr=1e-3, eta_min=1e-6, yscale="log", width=80, height=28)
+    lines = picture.split("\n")
+    rows = {line.split("┤")[0].strip(): row for row, line in enumerate(lines) if "┤" in line}
+    assert [*rows] == ["1e-3", "1e-4", "1e-5", "1e-6"]
+    assert np.ptp(np.diff([*rows.values()])) <= 1  # rounded to whole lines
+    for peak in ("1e-3", "1e-4", "1e-5"):
+        assert f" {peak}" in lines[rows[peak] - 1]
 
 
 @given(
     T_0=st.integers(1, 10**12),
     num_steps=st.integers(1, 10**15),
-    eta_min=st.floats(0, 1e-3),
+    eta_min=st.floats(0, 1e-2),
     width=st.integers(1, 200),
     height=st.integers(1, 50),
-    ascii_only=st.booleans(),
+    yscale=st.sampled_from(["linear", "log"]),
 )
 @settings(deadline=None, max_examples=25)
-def test_any_schedule_fits_any_terminal(T_0, num_steps, eta_min, width, height, ascii_only):
+def test_any_schedule_fits_any_terminal(T_0, num_steps, eta_min, width, height, yscale):
     schedule = CosineRestartSchedule(T_0, warmup_steps=T_0 // 3, warmup_mode="every_cycle", stable_ratio=0.3)
-    picture = terminal_picture(
-        schedule, num_steps, 1e-3, eta_min, width=width, height=height, ascii_only=ascii_only
-    ).split("\n")
-    assert len(picture) == max(4, height)
-    assert max(map(len, picture)) <= max(2, width)
-    assert picture[1].isascii() or not ascii_only
+    picture = terminal_picture(schedule, num_steps, 1e-3, eta_min, yscale=yscale, width=width, height=height).split(
+        "\n"
+    )
+    assert len(picture) == max(5, height)
+    assert max(map(len, picture)) <= width
