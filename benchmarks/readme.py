@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.speed.step_cost import BARE_LOOP, OURS, OURS_AT_RESTART, TORCH, counted_groups
+from benchmarks.speed.step_cost import BARE_LOOP, OURS, TORCH, counted_groups
 from benchmarks.speed.timing import describe, rounded
 
 ROOT = Path(__file__).parent.parent
