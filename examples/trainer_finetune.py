@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
 
-    # 4. What each cycle came to. The checkpoints are there too: hf_warmcos.SnapshotEnsemble makes one model of them.
+    # 4. The perplexity at each cycle end. The checkpoints are there too; snapshot_ensemble.py compares them.
     metrics = {
         f"perplexity_at_step_{entry['step']:05}": math.exp(min(entry["eval_loss"], 700))
         for entry in trainer.state.log_history
