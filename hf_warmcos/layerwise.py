@@ -1,4 +1,4 @@
-"""Layer-wise optimizers (GaLore, APOLLO), which have an optimizer of their own for each parameter."""
+"""Layer-wise optimizers (GaLore, APOLLO): each parameter has an optimizer, which steps in a hook of its gradient."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class LayerWiseGroups(Optimizer):
 def with_all_groups(optimizer: Optimizer) -> Optimizer:
     """Return the optimizer, or the groups of all its own optimizers if it is a layer-wise one of transformers.
 
-    That one, `LayerWiseDummyOptimizer`, has a parameter that nothing trains. It may be inside Accelerate's wrapper.
+    Such an optimizer (`LayerWiseDummyOptimizer`) has one group itself, with a parameter that nobody trains. The Trainer
+    may hand it over in Accelerate's wrapper.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     own_optimizers = getattr(inner, "optimizer_dict", None)
-    return LayerWiseGroups(*own_optimizers.values()) if own_optimizers else optimizer
+    return LayerWiseGroups(*own_optimizers.values()) if isinstance(own_optimizers, dict) else optimizer
