@@ -503,19 +503,22 @@ class TestMixin:
                 if built_in() is not get_cosine_with_hard_restarts_schedule_with_warmup:
                     wrong.append(built_in())
 
-        def schedule(trainer_class, scheduler_class, **arguments):
-            model = causal_lm()
-            for _ in range(10):
-                trainer = trainer_class(model, training_arguments(tmp_path, **arguments))
+        def schedule(trainers, scheduler_class):
+            for trainer in trainers:
                 trainer.create_optimizer_and_scheduler(num_training_steps=20)
                 if not isinstance(trainer.lr_scheduler, scheduler_class):
                     wrong.append(trainer.lr_scheduler)
 
-        ours = {"lr_scheduler_kwargs": FOUR_CYCLES}
-        plain = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 4}}
+        # Trainers are made in one thread, since they share a state of Accelerate, which each makes anew.
+        ours = training_arguments(tmp_path, lr_scheduler_kwargs=FOUR_CYCLES)
+        plain = training_arguments(
+            tmp_path, lr_scheduler_type="cosine_with_restarts", lr_scheduler_kwargs={"num_cycles": 4}
+        )
         threads = [
-            threading.Thread(target=schedule, args=(trainer_class, scheduler_class), kwargs=arguments)
-            for trainer_class, scheduler_class, arguments in 2
+            threading.Thread(
+                target=schedule, args=([trainer_class(causal_lm(), args) for _ in range(10)], scheduler_class)
+            )
+            for trainer_class, scheduler_class, args in 2
             * [(WarmCosTrainer, CosineRestartLR, ours), (Trainer, LambdaLR, plain)]
         ]
         watcher = threading.Thread(target=watch)
