@@ -60,7 +60,7 @@ def logged(output_dir, name):
     return {entry["step"]: entry[name] for entry in log if name in entry}
 
 
-def test_the_log_holds_the_rate_of_each_update(whole_run):
+def test_the_log_holds_the_learning_rate_of_each_update(whole_run):
     assert logged(whole_run, "learning_rate") == {step + 1: SCHEDULE.lr_at(step, 2e-3) for step in range(24)}
 
 
@@ -76,10 +76,12 @@ def test_evaluates_and_saves_where_cycles_end(whole_run):
 
 def test_the_model_and_the_checkpoints_of_its_cycles_can_be_used(whole_run):
     tokens = AutoTokenizer.from_pretrained(whole_run)("the quick", return_tensors="pt")
-    checkpoints = find_cycle_end_checkpoints(whole_run)
-    assert len(checkpoints) == 3
-    last, at_last_end = (AutoModelForCausalLM.from_pretrained(of) for of in (whole_run, checkpoints[-1]))
-    assert torch.equal(at_last_end(**tokens).logits, last(**tokens).logits)
+    folders = find_cycle_end_checkpoints(whole_run)
+    assert [folder.name for folder in folders] == ["checkpoint-10", "checkpoint-17", "checkpoint-24"]
+    last, saved_last = (
+        AutoModelForCausalLM.from_pretrained(path)(**tokens).logits for path in (whole_run, folders[-1])
+    )
+    assert torch.equal(saved_last, last)
 
 
 def test_a_resumed_run_ends_at_the_same_bits(run_example, whole_run, tmp_path):
@@ -90,7 +92,7 @@ def test_a_resumed_run_ends_at_the_same_bits(run_example, whole_run, tmp_path):
     assert logged(resumed, "learning_rate") == logged(whole_run, "learning_rate")
 
 
-def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before(run_example, whole_run, tmp_path):
+def test_a_run_that_was_killed_while_it_saved_continues_from_the_checkpoint_before(run_example, whole_run, tmp_path):
     resumed = shutil.copytree(whole_run, tmp_path / "resumed")
     shutil.rmtree(resumed / "checkpoint-24")
     (resumed / "checkpoint-17" / "trainer_state.json").unlink()
