@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table
     from hf_warmcos.registry import register, unregister
     from hf_warmcos.schedule import CosineRestartSchedule
     from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, CosineRestartLR
-    from hf_warmcos.snapshots import SnapshotEnsemble
     from hf_warmcos.trainer import WarmCosTrainer, WarmCosTrainerMixin
 
 __version__ = "0.2.0.dev0"
@@ -34,7 +33,6 @@ _MODULES = {
     "WarmCosTrainer": "trainer",
     "WarmCosTrainerMixin": "trainer",
     "CycleEndCallback": "callbacks",
-    "SnapshotEnsemble": "snapshots",
     "find_cycle_end_checkpoints": "checkpoints",
     "plot_schedule": "plotting",
 }

@@ -1,4 +1,4 @@
-"""The checkpoints in an output folder: which ones are whole, and which ones are the cycle ends of one run."""
+"""The checkpoints in an output folder: which are complete, and which were saved at the cycle ends of one run."""
 
 from __future__ import annotations
 
@@ -7,200 +7,141 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_warmcos.saved_state import read_state
-from hf_warmcos.schedule import CosineRestartSchedule
 
 logger = logging.getLogger("hf_warmcos")
 
-TRAINER_STATE = "trainer_state.json"
-"""What a Trainer writes last into a checkpoint."""
+TRAINER_STATE = "trainer_state.json"  # what a Trainer writes last into a checkpoint
+SCHEDULER_STATES = ("scheduler.pt", "scheduler.bin")  # of a Trainer, of Accelerate
+# As transformers, PEFT, FSDP and DeepSpeed name the files with the weights; not tokenizer.model.
+WEIGHTS = re.compile(r"model.*\.(safetensors|bin|distcp|pt)$")
 
 
 def trainer_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
-    """Return the checkpoints that a Trainer has in its output folder, the newest (by their steps) first."""
-    steps = {
-        folder: int(match[1])
-        for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)) and folder.is_dir()
-    }
-    return sorted(steps, key=lambda folder: steps[folder], reverse=True)
+    """Return the checkpoints that a Trainer has saved in its output folder, the newest (by step) first."""
+    folders = [path for path in Path(output_dir).glob("*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(filter(Path.is_dir, folders), key=lambda folder: int(folder.name.split("-")[1]), reverse=True)
 
 
-def find_torn_file(checkpoint: Path, required: Iterable[str] = ()) -> Path | None:
-    """Return a file of the checkpoint that is missing or was not written to its end; None where all are whole.
+def find_incomplete_file(checkpoint: Path, of_trainer: bool = True) -> Path | None:
+    """Return a file of the checkpoint that is missing or was not written to the end; None if it is complete.
 
-    Weights in safetensors, what `torch.save` writes and JSON show by themselves whether their end is there, and the
-    index of weights in several files names these. Other files are taken as they are.
+    Files in safetensors, files of `torch.save` and JSON files show by themselves whether they were written to the end,
+    and the index of divided weights names their files. Other files are not checked.
 
     Args:
         checkpoint (`Path`): The folder of the checkpoint.
-        required (`Iterable[str]`, *optional*): The names of files that have to be there.
+        of_trainer (`bool`, *optional*, defaults to `True`): Whether a Trainer saved it, which writes its state last.
     """
-    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
-    unfinished = (path for path in paths if path.name == _UNFINISHED or not _is_whole(path))
-    missing = (path for path in [*(checkpoint / name for name in required), *_shards(checkpoint)] if not path.exists())
-    return next(unfinished, None) or next(missing, None)
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+    for path in files:  # the first name is there while transformers saves because of a SIGTERM
+        if path.name == "checkpoint-is-incomplete.txt" or not _is_complete(path):
+            return path
+    required = [TRAINER_STATE] if of_trainer else []
+    for index in checkpoint.glob("*.index.json"):
+        required += json.loads(index.read_bytes()).get("weight_map", {}).values()
+    if not any(WEIGHTS.search(path.relative_to(checkpoint).as_posix()) for path in files):
+        required.append("model.safetensors")
+    return next((checkpoint / name for name in required if checkpoint / name not in files), None)
 
 
-# What transformers keeps in a checkpoint while it writes it because of a SIGTERM (`enable_jit_checkpoint`).
-_UNFINISHED = "checkpoint-is-incomplete.txt"
-
-
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt"):  # compares the lengths in the header with the file's
-                pass
+            safe_open(path, framework="pt")  # compares the lengths in the header with the size of the file
         elif path.suffix == ".json":
             json.loads(path.read_bytes())
         elif path.suffix in (".pt", ".pth", ".bin"):
-            with path.open("rb") as file:
-                start = file.read(2)
-            if b"PK".startswith(start):  # torch.save writes a zip archive, whose directory is at its end
-                zipfile.ZipFile(path).close()
-    except (SafetensorError, ValueError, zipfile.BadZipFile):
+            with path.open("rb") as file:  # torch.save writes a zip archive, whose directory is at its end
+                return not b"PK".startswith(file.read(2)) or zipfile.is_zipfile(file)
+    except (SafetensorError, ValueError):
         return False
     return True
 
 
-def _shards(checkpoint: Path) -> set[Path]:
-    """The files among which the weights are divided."""
-    indices = [_read_json(path) for path in checkpoint.glob("*.index.json")]
-    return {checkpoint / name for index in indices for name in dict(index.get("weight_map", {})).values()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+class _Checkpoint(NamedTuple):
+    folder: Path
+    step: int
+    run: Any  # the mark of CycleEndCallback, or else the schedule
+    cycle_ends: list[int]  # those that its run had reached; without a mark its own step
+    saved_at: float  # 0 without a mark
 
 
 def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
-    """Return the checkpoints of a training run that were saved at the ends of its cycles, in their order.
+    """Return the checkpoints that one training run saved at its cycle ends, in the order of their steps.
 
-    They are among the folders in `output_dir` that are named by a word and a number (`checkpoint-500`, `cycle_3`).
-    [`CycleEndCallback`] marks the checkpoints of its run. Where there are marks, the run is the one that saved last,
-    and its cycle ends are those that its newest checkpoint has behind it: neither those of an earlier run in the same
-    folder nor those of an attempt that `auto_find_batch_size` gave up. Where there are none (a Trainer without the
-    callback, Accelerate), they are the checkpoints whose saved scheduler (`scheduler.pt`, `scheduler.bin`) was at the
-    end of a cycle.
+    It looks at the folders in `output_dir` whose names are a word and a number (`checkpoint-500`, `cycle_3`).
 
-    What was passed over, and what the run has saved that is no longer there, is said in a warning of the logger
-    `hf_warmcos`.
+    - [`CycleEndCallback`] marks the checkpoints of its run. If there are marks, the result is of the run that saved
+      last: not of an earlier run in the same folder, nor of an attempt that `auto_find_batch_size` abandoned.
+    - Without marks (a Trainer without the callback, or Accelerate), the result is the checkpoints whose saved scheduler
+      (`scheduler.pt`, `scheduler.bin`) was at the end of a cycle.
+
+    A warning of the logger `hf_warmcos` names what was skipped (incomplete checkpoints, those of other runs) and the
+    cycle ends that the run saved and that are no longer there. A checkpoint that is deleted meanwhile is skipped.
 
     Args:
         output_dir (`str` or `PathLike`): The output folder of the run.
 
     Returns:
-        `list[Path]`: The folders, by their step.
+        `list[Path]`: The folders of the checkpoints.
 
     Raises:
-        ValueError: If there are none, or if without marks there is no telling which of them belong to one run: two have
-            the same step, or different schedules.
+        ValueError: If there are none. Also if there are no marks and the checkpoints cannot belong to one run, because
+            two have the same step or different schedules.
     """
-    folders = [path for path in sorted(Path(output_dir).iterdir()) if re.fullmatch(r"[^\W\d_]+[-_]\d+", path.name)]
-    torn, marked, unmarked = [], [], []
+    states = [path for name in (TRAINER_STATE, *SCHEDULER_STATES) for path in Path(output_dir).glob(f"*/{name}")]
+    folders = sorted({path.parent for path in states if re.fullmatch(r"[^\W\d_]+[-_]\d+", path.parent.name)})
+    # A model of transformers or PEFT has a configuration, other modules have none.
+    configured = {path.parent for name in ("", "adapter_") for path in Path(output_dir).glob(f"*/{name}config.json")}
+    found, skipped = [], []
     for folder in folders:
-        required = [TRAINER_STATE] if (folder / "scheduler.pt").exists() else []
-        if (torn_file := find_torn_file(folder, required)) is not None:
-            torn.append(torn_file)
-        elif (mark := _mark(folder)) is not None:
-            marked.append(mark)
-        elif (cycle_end := _cycle_end(folder)) is not None:
-            unmarked.append(cycle_end)
-    if torn:
-        logger.warning("Passed over checkpoints that were not written to their end: %s.", _listed(torn))
-    members = _of_newest_run(marked) if marked else _of_only_run(unmarked)
-    if not members:
-        raise ValueError(
-            f"Expected checkpoints of cycle ends in output_dir={str(output_dir)!r}, but found none among "
-            f"{len(folders)} checkpoints. CycleEndCallback saves them. Checkpoints with neither its mark nor the state "
-            "of their scheduler have to be listed."
-        )
-    cycle_ends = [mark.folder for mark in marked if mark.step in mark.cycle_ends] + [end.folder for end in unmarked]
-    if others := [folder for folder in cycle_ends if folder not in members.values()]:
-        logger.warning("Passed over cycle ends of other runs or attempts: %s.", _listed(others))
-    return [members[step] for step in sorted(members)]
-
-
-class _Mark(NamedTuple):
-    """What CycleEndCallback left in a checkpoint."""
-
-    folder: Path
-    step: int
-    run: str
-    saved_at: float
-    cycle_ends: list[int]
-    saves_all: bool
-
-
-def _mark(folder: Path) -> _Mark | None:
-    state = _read_json(folder / TRAINER_STATE)
-    for saved in (state.get("stateful_callbacks") or {}).values():
-        callback = saved[-1] if isinstance(saved, list) else saved  # a list where there are several of one class
-        mark, step = callback.get("attributes", {}), state["global_step"]
-        # A copy under another name is not a second checkpoint.
-        if "cycle_ends" in mark and folder.name == f"{PREFIX_CHECKPOINT_DIR}-{step}":
-            return _Mark(folder, step, mark["run"], mark["saved_at"], mark["cycle_ends"], callback["args"]["save"])
-    return None
-
-
-def _of_newest_run(marked: list[_Mark]) -> dict[int, Path]:
-    newest = max(marked, key=lambda mark: mark.saved_at)
-    ends = {mark.step: mark.folder for mark in marked if mark.run == newest.run and mark.step in newest.cycle_ends}
-    missing = [step for step in newest.cycle_ends if step not in ends]
-    if newest.saves_all and missing:
-        logger.warning(
-            "The run saved cycle ends at the steps %s whose checkpoints are missing or not whole. save_total_limit "
-            "deletes checkpoints of cycle ends, too.",
-            _listed(missing),
-        )
-    return ends
-
-
-class _CycleEnd(NamedTuple):
-    """A checkpoint without a mark whose scheduler was at the end of a cycle."""
-
-    folder: Path
-    step: int
-    schedule: CosineRestartSchedule
-
-
-def _cycle_end(folder: Path) -> _CycleEnd | None:
-    for name in ("scheduler.pt", "scheduler.bin"):
         try:
-            saved = read_state(torch.load(folder / name, weights_only=True))
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError):
-            continue  # there is none, or it is something else
-        step, schedule = saved.last_epoch, saved.schedule
-        if schedule is not None and step > 0 and not saved.fraction and schedule.cycle_at(step - 1).end == step:
-            return _CycleEnd(folder, step, schedule)
-    return None
+            incomplete = find_incomplete_file(folder, of_trainer=not (folder / SCHEDULER_STATES[1]).exists())
+            if incomplete is None and folder not in configured and not configured.isdisjoint(folders):
+                incomplete = folder / "config.json"
+            found += _read(folder) if incomplete is None else []
+            skipped += [] if incomplete is None else [f"{incomplete} is missing or incomplete"]
+        except FileNotFoundError:
+            continue  # deleted meanwhile: a training with save_total_limit is running
+    newest = max(found, key=lambda of: of.saved_at, default=_Checkpoint(Path(), 0, None, [], 0))
+    own = {of.step: of.folder for of in found if of.run == newest.run}
+    if newest.saved_at > 0:
+        own = {step: own[step] for step in newest.cycle_ends if step in own}
+        skipped += [f"the checkpoint of step {step} is missing" for step in newest.cycle_ends if step not in own]
+    elif len(own) < len(found):
+        listed = ", ".join(str(of.folder) for of in found)
+        raise ValueError(f"Expected checkpoints of one run, but {listed} have the same step or different schedules")
+    others = [of.folder for of in found if of.step in of.cycle_ends and of.folder not in own.values()]
+    skipped += [f"{folder} is of another run or of an abandoned attempt" for folder in others]
+    if skipped:
+        logger.warning("Not among the checkpoints of cycle ends in %s: %s.", output_dir, "; ".join(skipped))
+    if not own:
+        raise ValueError(f"Expected checkpoints of cycle ends, which CycleEndCallback saves, but {output_dir} has none")
+    return [own[step] for step in sorted(own)]
 
 
-def _of_only_run(unmarked: list[_CycleEnd]) -> dict[int, Path]:
-    ends: dict[int, Path] = {}
-    for end in unmarked:
-        if end.step in ends or end.schedule != unmarked[0].schedule:
-            raise ValueError(
-                f"Expected checkpoints of one run, but {ends.get(end.step, unmarked[0].folder)} and {end.folder} have "
-                f"{'the same step' if end.step in ends else 'different schedules'}. List the checkpoints that belong "
-                "together in place of their folder."
-            )
-        ends[end.step] = end.folder
-    return ends
-
-
-def _listed(things: Iterable[Any]) -> str:
-    return ", ".join(map(str, things))
+def _read(folder: Path) -> list[_Checkpoint]:
+    """What the checkpoint says of its run; an empty list where it is neither marked nor a cycle end."""
+    state = json.loads((folder / TRAINER_STATE).read_bytes()) if (folder / TRAINER_STATE).exists() else {}
+    for callback in (state.get("stateful_callbacks") or {}).values():
+        mark = (callback[-1] if isinstance(callback, list) else callback).get("attributes", {})
+        # A copy with another name is not a second checkpoint.
+        if "cycle_ends" in mark and folder.name == f"checkpoint-{state['global_step']}":
+            return [_Checkpoint(folder, state["global_step"], mark["run"], mark["cycle_ends"], mark["saved_at"])]
+    for path in (folder / name for name in SCHEDULER_STATES if (folder / name).exists()):
+        try:
+            saved = read_state(torch.load(path, weights_only=True))
+        except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError):
+            continue  # the state of another scheduler
+        step, schedule = 0 if saved.fraction else saved.last_epoch, saved.schedule
+        if schedule is not None and step > 0 and schedule.cycle_at(step - 1).end == step:
+            return [_Checkpoint(folder, step, schedule, [step], 0)]
+    return []

@@ -11,6 +11,7 @@ from typing import ParamSpec
 from torch.optim import Optimizer
 
 from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments, with_hints
+from hf_warmcos.layerwise import with_all_groups
 from hf_warmcos.scheduler import CosineRestartLR
 
 P = ParamSpec("P")
@@ -132,6 +133,7 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
         cycles=cycles,
     )
     minimum = eta_min_from_arguments(min_lr, min_lr_rate)
+    optimizer = with_all_groups(optimizer)
     scheduler = CosineRestartLR(optimizer, schedule, last_epoch=last_epoch, **minimum)  # type: ignore[arg-type]
     if num_training_steps is not None:
         how = misfit(schedule, int(num_training_steps), scheduler.base_lrs, scheduler.eta_mins)

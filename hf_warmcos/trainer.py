@@ -1,4 +1,4 @@
-"""The schedule in transformers' Trainer."""
+"""A transformers Trainer with this schedule."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 from transformers import SchedulerType, Trainer
-from transformers.trainer_pt_utils import LayerWiseDummyOptimizer, LayerWiseDummyScheduler
 
 from hf_warmcos.arguments import check_arguments
 from hf_warmcos.callbacks import CycleEndCallback
-from hf_warmcos.checkpoints import TRAINER_STATE, find_torn_file, trainer_checkpoints
+from hf_warmcos.checkpoints import find_incomplete_file, trainer_checkpoints
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
 
 if TYPE_CHECKING:
@@ -32,25 +31,28 @@ logger = logging.getLogger("hf_warmcos")
 class WarmCosTrainerMixin:
     """Give a `Trainer` class this schedule: `class MyTrainer(WarmCosTrainerMixin, SFTTrainer): ...`.
 
-    The schedule's arguments are the ones that Trainer users have: `warmup_steps` (a number of steps, or a share of
-    them) and `lr_scheduler_kwargs`, a dict or its JSON, with the arguments of
-    [`get_cosine_restarts_with_decay_and_warmup_schedule`]: `num_cycles` and `decay`, but also `T_0`, `T_mult`,
-    `min_lr`, `min_lr_rate`, `warmup_mode`, `warmup_lr_rate`, `stable_ratio` and `cycles`. Cycles are fitted into the
-    number of optimizer updates that training will have.
+    Set the schedule in `TrainingArguments`: `warmup_steps` (a number of steps, or a fraction of all steps) and
+    `lr_scheduler_kwargs`, a dict or its JSON. The keys of `lr_scheduler_kwargs` are arguments of
+    [`get_cosine_restarts_with_decay_and_warmup_schedule`]: `num_cycles`, `T_mult`, `decay`, `min_lr`, `min_lr_rate`,
+    `T_0`, `cycles`, `warmup_mode`, `warmup_lr_rate` and `stable_ratio`. The Trainer supplies the number of steps, and
+    `num_cycles` cycles are fitted into them.
 
-    `lr_scheduler_type` can be left out; any other than `"cosine_with_restarts"` and the default gives a warning. It is
-    `"cosine_with_restarts"` while the trainer trains and while it writes its model card, so that logs and cards name
-    the schedule that ran. A scheduler that is passed in through `optimizers` is used instead of this one.
+    Leave out `lr_scheduler_type`. A warning says so if it is neither the default nor `"cosine_with_restarts"`. While
+    the trainer trains and writes its model card, the arguments have `"cosine_with_restarts"`, so that logs and model
+    cards name this schedule. If you pass a scheduler with `optimizers`, the trainer uses that one.
 
-    A run that was killed while it saved has left a checkpoint that is not whole. `resume_from_checkpoint=True` takes
-    the newest one that is, and says in a warning of the logger `hf_warmcos` which ones it passed over.
+    `resume_from_checkpoint=True` resumes from the newest complete checkpoint. A run that was killed while it saved may
+    leave an incomplete one: it is skipped, and a warning of the logger `hf_warmcos` names it.
+
+    Layer-wise optimizers (such as `optim="galore_adamw_layerwise"`) get the schedule for each parameter. A Trainer does
+    not save the state of such an optimizer: after resuming, its moments start from zero.
 
     Raises:
-        TypeError: At the definition of a class that has the mixin after the trainer. At construction, if
-            `lr_scheduler_kwargs` is not a dict, or has a key that the schedule does not know.
+        TypeError: When a class is defined that has the mixin after the trainer. At construction, if
+            `lr_scheduler_kwargs` is not a dict or has an unknown key.
         ValueError: At construction, if a value in `lr_scheduler_kwargs` is out of its range. At the start of training,
-            if the cycles do not fit, if the checkpoint to resume from is not whole, or if there is a
-            [`CycleEndCallback`] that evaluates and no evaluation set.
+            if the cycles do not fit, if the checkpoint to resume from is incomplete, or if there is a
+            [`CycleEndCallback`] that evaluates but no evaluation set.
 
     Example:
 
@@ -62,14 +64,14 @@ class WarmCosTrainerMixin:
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=4, n_layer=1, n_head=1))
     >>> args = TrainingArguments(
     ...     output_dir=tempfile.mkdtemp(),
-    ...     max_steps=1100,
+    ...     max_steps=800,
     ...     warmup_steps=100,
-    ...     lr_scheduler_kwargs={"num_cycles": 4, "decay": 0.75},
+    ...     lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2},
     ... )
     >>> trainer = MyTrainer(model, args)
-    >>> trainer.create_optimizer_and_scheduler(num_training_steps=1100)
-    >>> trainer.lr_scheduler.schedule.restarts(1100)
-    [350, 600, 850]
+    >>> trainer.create_optimizer_and_scheduler(num_training_steps=800)
+    >>> trainer.lr_scheduler.schedule.restarts(800)
+    [200, 400]
 
     ```
     """
@@ -85,8 +87,8 @@ class WarmCosTrainerMixin:
         bases = cls.__mro__
         if Trainer in bases and bases.index(Trainer) < bases.index(WarmCosTrainerMixin):
             raise TypeError(
-                f"Expected WarmCosTrainerMixin before the trainer in the bases of {cls.__name__}, as in "
-                f"`class {cls.__name__}(WarmCosTrainerMixin, Trainer)`: after it, the trainer's own schedule runs."
+                f"Expected WarmCosTrainerMixin before the trainer in the bases of {cls.__name__}: "
+                f"`class {cls.__name__}(WarmCosTrainerMixin, Trainer)`. After it, the mixin has no effect."
             )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -95,9 +97,9 @@ class WarmCosTrainerMixin:
             self._check_scheduler_arguments()
 
     def train(self, resume_from_checkpoint: str | PathLike[str] | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, as `Trainer.train` does; `resume_from_checkpoint=True` resumes from the newest whole checkpoint."""
+        """Train, as `Trainer.train` does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
         if resume_from_checkpoint:
-            resume_from_checkpoint = _whole_checkpoint(resume_from_checkpoint, self.args)
+            resume_from_checkpoint = _complete_checkpoint(resume_from_checkpoint, self.args)
         self._check_evaluation_set()
         with self._named_schedule():
             return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
@@ -108,29 +110,29 @@ class WarmCosTrainerMixin:
             return super().create_model_card(*args, **kwargs)  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """Create this schedule, unless the trainer has a scheduler.
+        """Create the scheduler of this schedule, unless the trainer already has a scheduler.
 
         Args:
-            num_training_steps (`int`): The number of optimizer updates that training will have.
-            optimizer (`torch.optim.Optimizer`, *optional*): The optimizer; the trainer's own one if not given.
+            num_training_steps (`int`): The number of optimizer updates of the training.
+            optimizer (`torch.optim.Optimizer`, *optional*): The optimizer; defaults to the trainer's.
 
         Returns:
             `torch.optim.lr_scheduler.LRScheduler`: The trainer's scheduler.
         """
         if self.lr_scheduler is None:
-            self.lr_scheduler = _create_scheduler(
+            self.lr_scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
                 self.optimizer if optimizer is None else optimizer,
                 num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
                 num_training_steps=num_training_steps,
-                # Once more, since they may have been changed after construction.
+                # They may have been changed after construction.
                 **self._check_scheduler_arguments(),
             )
-            self._created_lr_scheduler = True  # so that Trainer.train creates another one for another training
+            self._created_lr_scheduler = True  # so that a second Trainer.train creates a new one
         return self.lr_scheduler
 
     @contextmanager
     def _named_schedule(self) -> Iterator[None]:
-        """Have the arguments, which are the user's own, name the schedule for as long as they are reported."""
+        """Let the arguments name this schedule while they are logged and written; then restore the user's value."""
         given = self.args.lr_scheduler_type
         if self.lr_scheduler is None or self._created_lr_scheduler:
             self._check_scheduler_arguments()
@@ -143,11 +145,11 @@ class WarmCosTrainerMixin:
     def _check_scheduler_arguments(self) -> dict[str, Any]:
         """Return `lr_scheduler_kwargs` as a dict."""
         scheduler_type = SchedulerType(self.args.lr_scheduler_type)
-        # The default cannot be told from a "linear" that the user wrote.
+        # The default "linear" looks the same as one that the user wrote.
         if scheduler_type not in (SchedulerType.LINEAR, SchedulerType.COSINE_WITH_RESTARTS):
             warnings.warn(
-                f"{type(self).__name__} uses cosine annealing with warm restarts in place of "
-                f"lr_scheduler_type={scheduler_type.value!r}. Leave lr_scheduler_type out, or use a plain Trainer.",
+                f"{type(self).__name__} ignores lr_scheduler_type={scheduler_type.value!r} and uses cosine annealing "
+                "with warm restarts. Leave lr_scheduler_type out, or use a plain Trainer.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -157,79 +159,59 @@ class WarmCosTrainerMixin:
         callbacks = self.callback_handler.callbacks
         if self.eval_dataset is None and any(isinstance(cb, CycleEndCallback) and cb.evaluate for cb in callbacks):
             try:
-                self.get_eval_dataloader()  # type: ignore[attr-defined]  # which a trainer may have overridden
+                self.get_eval_dataloader()  # type: ignore[attr-defined]  # a trainer may have overridden it
             except ValueError as error:
                 raise ValueError(
-                    "Expected an evaluation set for CycleEndCallback(evaluate=True), but the trainer has "
-                    "eval_dataset=None. Give it an eval_dataset, or use CycleEndCallback(evaluate=False)."
+                    "Expected an evaluation set for CycleEndCallback, but the trainer has eval_dataset=None. Pass an "
+                    "eval_dataset, or use CycleEndCallback(evaluate=False)."
                 ) from error
 
 
-def _create_scheduler(optimizer: Any, **arguments: Any) -> LRScheduler:
-    if not isinstance(optimizer, LayerWiseDummyOptimizer):
-        return get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **arguments)
-    # Each parameter has an optimizer of its own, which steps when its gradient is there.
-    schedulers = {
-        parameter: get_cosine_restarts_with_decay_and_warmup_schedule(own_optimizer, **arguments)
-        for parameter, own_optimizer in optimizer.optimizer_dict.items()
-    }
-    for parameter in schedulers:
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(lambda parameter: schedulers[parameter].step())
-    return LayerWiseDummyScheduler(optimizer_dict=optimizer.optimizer_dict, lr=optimizer.defaults["lr"])
-
-
-def _whole_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args: TrainingArguments) -> str:
-    """The checkpoint to resume from, which was written to its end; the newest one for True."""
+def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args: TrainingArguments) -> str:
+    """Return the checkpoint to resume from, after a check that it is complete; for True, the newest complete one."""
     if not isinstance(resume_from_checkpoint, bool):
         folder = Path(resume_from_checkpoint)
-        torn_file = find_torn_file(folder, [TRAINER_STATE]) if folder.is_dir() else None
-        if torn_file is not None:
+        file = find_incomplete_file(folder) if folder.is_dir() else None
+        if file is not None:
             raise ValueError(
-                f"Expected resume_from_checkpoint to be a whole checkpoint, but {torn_file} is missing or was not "
-                "written to its end. resume_from_checkpoint=True takes the newest one that is whole."
+                f"Expected resume_from_checkpoint to be a complete checkpoint, but {file} is missing or incomplete. "
+                "resume_from_checkpoint=True takes the newest complete one."
             )
         return str(folder)
-    torn_files = {
-        folder: find_torn_file(folder, [TRAINER_STATE]) for folder in trainer_checkpoints(args.output_dir or "")
-    }
-    # Each node may have an output folder of its own, and all processes have to resume from the same step.
-    found = Counter(gather_object([folder.name for folder, torn_file in torn_files.items() if torn_file is None]))
-    for folder, torn_file in torn_files.items():
-        if found[folder.name] == args.world_size:
+    files = {folder: find_incomplete_file(folder) for folder in trainer_checkpoints(args.output_dir or "")}
+    # Each node may have an output folder of its own, and all processes must resume from the same step.
+    complete = Counter(gather_object([folder.name for folder, file in files.items() if file is None]))
+    incomplete: list[str] = []
+    for folder, file in files.items():
+        if complete[folder.name] == args.world_size:
+            if incomplete:
+                logger.warning("Resume from %s. Skipped incomplete checkpoints: %s.", folder, "; ".join(incomplete))
             return str(folder)
-        logger.warning(
-            "Passed over %s: %s is missing or was not written to its end.",
-            folder,
-            torn_file or "a file of another node",
-        )
-    raise ValueError(
-        f"Expected a whole checkpoint in output_dir={args.output_dir!r} for resume_from_checkpoint=True, but found "
-        f"none among {len(torn_files)} checkpoints"
-    )
+        incomplete.append(f"{file or f'on another node a file of {folder}'} is missing or incomplete")
+    expected = f"Expected a complete checkpoint in {args.output_dir!r} for resume_from_checkpoint=True"
+    if not incomplete:
+        raise ValueError(f"{expected}, but there is none. Start without resume_from_checkpoint.")
+    found = "; ".join(incomplete)
+    raise ValueError(f"{expected}, but {found}. Delete these folders, or start without resume_from_checkpoint.")
 
 
 def _checked_scheduler_kwargs(lr_scheduler_kwargs: dict[str, Any] | str | None) -> dict[str, Any]:
-    expected = "Expected lr_scheduler_kwargs to be a dict or a JSON object"
     kwargs: Any = lr_scheduler_kwargs or {}
-    if isinstance(kwargs, str):
-        try:
-            kwargs = json.loads(kwargs)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{expected}, but got {lr_scheduler_kwargs!r}: {error}") from error
+    with suppress(json.JSONDecodeError):
+        kwargs = json.loads(kwargs) if isinstance(kwargs, str) else kwargs
     if not isinstance(kwargs, dict):
-        raise TypeError(f"{expected}, but got {lr_scheduler_kwargs!r} of type {type(kwargs).__name__}")
+        raise TypeError(f"Expected lr_scheduler_kwargs to be a dict or a JSON object, but got {lr_scheduler_kwargs!r}")
     try:
         check_arguments(**kwargs)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"Expected lr_scheduler_kwargs of the schedule, but got {kwargs!r}: {error}") from error
+        raise type(error)(f"lr_scheduler_kwargs={kwargs!r}: {error}") from error
     return kwargs
 
 
 class WarmCosTrainer(WarmCosTrainerMixin, Trainer):
-    """A `transformers.Trainer` with cosine annealing, warm restarts and a decaying peak.
+    """A `transformers.Trainer` with cosine annealing and warm restarts.
 
-    It takes what `Trainer` takes. See [`WarmCosTrainerMixin`] for the schedule's arguments, and for other trainers.
+    It takes the arguments of `Trainer`. See [`WarmCosTrainerMixin`] for those of the schedule, and for other trainers.
 
     Example:
 
@@ -238,7 +220,7 @@ class WarmCosTrainer(WarmCosTrainerMixin, Trainer):
     >>> from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=4, n_layer=1, n_head=1))
     >>> args = TrainingArguments(
-    ...     output_dir=tempfile.mkdtemp(), max_steps=12, lr_scheduler_kwargs={"num_cycles": 4, "decay": 0.75}
+    ...     output_dir=tempfile.mkdtemp(), max_steps=14, lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2}
     ... )
     >>> trainer = WarmCosTrainer(model, args, train_dataset=[{"input_ids": [1, 2], "labels": [1, 2]}] * 8)
     >>> result = trainer.train()  # doctest: +ELLIPSIS

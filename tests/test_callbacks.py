@@ -105,6 +105,27 @@ def test_early_stopping_sees_each_evaluation_once(tmp_path):
     assert trainer.state.global_step > 8
 
 
+@pytest.mark.parametrize("trainer_class", [WarmCosTrainer, Trainer])
+@pytest.mark.parametrize("order", [1, -1])
+def test_early_stopping_without_an_evaluation_strategy_is_an_error_that_says_what_to_set(
+    tmp_path, trainer_class, order
+):
+    callbacks = [EarlyStoppingCallback(1), CycleEndCallback()][::order]
+    arguments = {"trainer_class": trainer_class, "metric_for_best_model": "loss"}
+    with pytest.raises(ValueError, match='set eval_strategy="steps" and eval_steps to a number above max_steps'):
+        make_trainer(tmp_path, *callbacks, eval_strategy="no", **arguments)
+
+
+def test_early_stopping_at_cycle_ends_works_as_that_error_says(tmp_path):
+    arguments = {"eval_strategy": "steps", "eval_steps": 1000, "metric_for_best_model": "loss", "learning_rate": 3e-1}
+    trainer = make_trainer(tmp_path, EarlyStoppingCallback(1), CycleEndCallback(), **arguments)
+    trainer.train()
+    losses = [*evaluations(trainer).values()]
+    assert evaluated_steps(trainer) == CYCLE_ENDS[: len(losses)]
+    assert len(losses) < 4
+    assert losses[-1] >= min(losses[:-1])
+
+
 def test_adds_to_the_evaluation_and_save_strategies(tmp_path):
     trainer = make_trainer(
         tmp_path, CycleEndCallback(), eval_strategy="steps", eval_steps=4, save_strategy="epoch", num_train_epochs=3
@@ -162,7 +183,7 @@ def test_a_save_total_limit_that_will_delete_cycle_ends_is_warned_of_at_the_star
     caplog.set_level(logging.WARNING, logger="hf_warmcos")
     make_trainer(tmp_path, CycleEndCallback(), StopsAtOnce(), **arguments).train()
     messages = [record.getMessage() for record in caplog.records if record.name == "hf_warmcos"]
-    assert [("save_total_limit=" in message, "will have 4" in message) for message in messages] == [
+    assert [("save_total_limit=" in message, "will have 4 cycle ends" in message) for message in messages] == [
         (True, True)
     ] * warns
 
@@ -252,7 +273,7 @@ def test_a_scheduler_without_cycles_is_an_error_at_the_start(tmp_path):
 
 def test_a_missing_evaluation_set_is_an_error_at_the_start(tmp_path):
     trainer = make_trainer(tmp_path, CycleEndCallback(), eval_dataset=None)
-    with pytest.raises(ValueError, match=r"Expected an evaluation set for CycleEndCallback\(evaluate=True\)"):
+    with pytest.raises(ValueError, match="Expected an evaluation set for CycleEndCallback"):
         trainer.train()
     assert trainer.state.global_step == 0
     make_trainer(tmp_path, CycleEndCallback(evaluate=False), eval_dataset=None).train()

@@ -2,22 +2,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import threading
 
 import pytest
 import torch
 from accelerate import Accelerator
-from task_heads import TOKENS
+from safetensors.torch import save_file
 from trainer_runs import causal_lm, token_rows, training_arguments
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel, Trainer
+from transformers import GPT2LMHeadModel, Trainer
 
-from hf_warmcos import (
-    CycleEndCallback,
-    SnapshotEnsemble,
-    WarmCosTrainer,
-    get_cosine_restarts_with_decay_and_warmup_schedule,
-)
-from hf_warmcos.checkpoints import TRAINER_STATE, find_cycle_end_checkpoints, find_torn_file, trainer_checkpoints
+from hf_warmcos import CycleEndCallback, WarmCosTrainer, get_cosine_restarts_with_decay_and_warmup_schedule
+from hf_warmcos.checkpoints import find_cycle_end_checkpoints, find_incomplete_file, trainer_checkpoints
+
+TOKENS = torch.tensor([[1, 2, 3]])
 
 
 def train(output_dir, *callbacks, model=None, num_rows=32, resume_from_checkpoint=None, **arguments):
@@ -47,15 +46,15 @@ def tear(path, num_bytes=100):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of three cycles, saved at their ends and every 5 steps; with its last model."""
+    """The output folder of a run of three cycles, saved at their ends and every 5 steps."""
     output_dir = tmp_path_factory.mktemp("run")
-    trainer = train(output_dir, saves(), max_steps=24, save_strategy="steps", save_steps=5)
-    return output_dir, trainer.model.eval()
+    train(output_dir, saves(), max_steps=24, save_strategy="steps", save_steps=5)
+    return output_dir
 
 
 @pytest.fixture
 def copy_of_run(run, tmp_path):
-    return shutil.copytree(run[0], tmp_path / "run")
+    return shutil.copytree(run, tmp_path / "run")
 
 
 @pytest.fixture
@@ -67,25 +66,57 @@ def warnings_of(caplog):
 
 class TestCycleEnds:
     def test_are_found_among_other_checkpoints_in_their_order(self, run, warnings_of):
-        output_dir, last_model = run
-        assert (output_dir / "checkpoint-10").exists()
-        assert found(output_dir) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
-        ensemble = SnapshotEnsemble(AutoModelForCausalLM, output_dir)
-        assert ensemble.checkpoints == find_cycle_end_checkpoints(output_dir)
-        assert torch.equal(ensemble.models[-1](TOKENS).logits, last_model(TOKENS).logits)
+        assert (run / "checkpoint-10").exists()
+        assert found(run) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
         assert warnings_of() == []
 
-    def test_can_be_the_last_ones_of_a_list(self, run):
-        folders = find_cycle_end_checkpoints(run[0])[-2:]
-        assert SnapshotEnsemble(AutoModelForCausalLM, folders).checkpoints == folders
-
-    def test_that_were_torn_or_deleted_are_left_out_and_named(self, copy_of_run, warnings_of):
-        torn = tear(copy_of_run / "checkpoint-16" / "model.safetensors")
+    @pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json", "scheduler.pt"])
+    def test_that_are_incomplete_or_deleted_are_left_out_and_named(self, copy_of_run, warnings_of, name):
+        cut = tear(copy_of_run / "checkpoint-16" / name)
         shutil.rmtree(copy_of_run / "checkpoint-8")
         assert found(copy_of_run) == ["checkpoint-24"]
-        passed_over, missing = warnings_of()
-        assert str(torn) in passed_over
-        assert "saved cycle ends at the steps 8, 16 whose checkpoints are missing or not whole" in missing
+        (warning,) = warnings_of()
+        assert f"{cut} is missing or incomplete" in warning
+        assert "the checkpoint of step 8 is missing" in warning
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "trainer_state.json"])
+    def test_without_weights_configuration_or_state_are_left_out_and_named(self, copy_of_run, warnings_of, name):
+        (copy_of_run / "checkpoint-16" / name).unlink()
+        assert found(copy_of_run) == ["checkpoint-8", "checkpoint-24"]
+        (warning,) = warnings_of()
+        assert f"{copy_of_run / 'checkpoint-16' / name} is missing or incomplete" in warning
+
+    def test_of_a_module_without_a_configuration_are_found(self, tmp_path, warnings_of):
+        class Module(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = causal_lm(tie_word_embeddings=False)
+
+            def forward(self, input_ids, labels):
+                return {"loss": self.inner(input_ids, labels=labels).loss}
+
+        train(tmp_path, saves(), model=Module())
+        assert not [*tmp_path.glob("*/config.json")]
+        assert found(tmp_path) == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+        assert warnings_of() == []
+
+    def test_that_disappear_while_they_are_read_are_left_out(self, copy_of_run):
+        """As where a training with save_total_limit is running."""
+        stop = threading.Event()
+
+        def save_and_delete():
+            while not stop.is_set():
+                shutil.copytree(copy_of_run / "checkpoint-10", copy_of_run / "checkpoint-9", copy_function=os.link)
+                shutil.rmtree(copy_of_run / "checkpoint-9")
+
+        training = threading.Thread(target=save_and_delete)
+        training.start()
+        try:
+            for _ in range(100):
+                assert found(copy_of_run) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
+        finally:
+            stop.set()
+            training.join()
 
     def test_copies_and_files_of_other_names_are_left_out(self, copy_of_run):
         shutil.copytree(copy_of_run / "checkpoint-16", copy_of_run / "backup-checkpoint-16")
@@ -162,10 +193,10 @@ class TestCycleEnds:
     def test_without_a_mark_have_to_have_one_schedule(self, tmp_path):
         train(tmp_path, max_steps=12, save_strategy="steps", save_steps=4)
         train(tmp_path, max_steps=30, save_strategy="steps", save_steps=10)
-        with pytest.raises(ValueError, match=r"Expected checkpoints of one run, .*different schedules\. List"):
+        with pytest.raises(ValueError, match=r"Expected checkpoints of one run, but .* different schedules$"):
             find_cycle_end_checkpoints(tmp_path)
 
-    def test_of_accelerate_take_the_configuration_of_the_output_folder(self, tmp_path):
+    def test_of_accelerate_are_known_by_the_state_of_the_scheduler(self, tmp_path):
         accelerator = Accelerator(cpu=True)
         model = causal_lm()
         model.config.save_pretrained(tmp_path)
@@ -179,49 +210,78 @@ class TestCycleEnds:
             optimizer.zero_grad()
             if step != 4:
                 accelerator.save_state(tmp_path / f"cycle_{step}")
-        model.eval()
         assert found(tmp_path) == ["cycle_2", "cycle_6"]
-        ensemble = SnapshotEnsemble(AutoModelForCausalLM, tmp_path)
-        assert torch.equal(ensemble.models[-1](TOKENS).logits, model(TOKENS).logits)
         shutil.copytree(tmp_path / "cycle_2", tmp_path / "copy_2")
-        with pytest.raises(ValueError, match="have the same step"):
+        with pytest.raises(ValueError, match=r"Expected checkpoints of one run, but .*copy_2, .*cycle_2.* same step"):
             find_cycle_end_checkpoints(tmp_path)
 
     def test_of_a_run_of_another_schedule_are_an_error(self, tmp_path):
         args = training_arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
         Trainer(causal_lm(), args, train_dataset=token_rows(16)).train()
-        with pytest.raises(ValueError, match=r"Expected checkpoints of cycle ends .* found none among 2 checkpoints"):
-            SnapshotEnsemble(AutoModelForCausalLM, tmp_path)
+        with pytest.raises(ValueError, match=r"Expected checkpoints of cycle ends, .* has none"):
+            find_cycle_end_checkpoints(tmp_path)
+
+    def test_of_a_folder_that_is_not_there_are_an_error_that_names_it(self, tmp_path):
+        with pytest.raises(ValueError, match="nowhere has none"):
+            find_cycle_end_checkpoints(tmp_path / "nowhere")
 
 
-class TestTornFiles:
+class TestIncompleteFiles:
     @pytest.mark.parametrize(
         "name",
-        ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", TRAINER_STATE],
+        [
+            "model.safetensors",
+            "optimizer.pt",
+            "scheduler.pt",
+            "rng_state.pth",
+            "training_args.bin",
+            "trainer_state.json",
+        ],
     )
     def test_are_found_wherever_they_were_cut(self, copy_of_run, name):
         checkpoint = copy_of_run / "checkpoint-16"
-        assert find_torn_file(checkpoint, [TRAINER_STATE]) is None
+        assert find_incomplete_file(checkpoint) is None
         size = (checkpoint / name).stat().st_size
         for num_bytes in (size - 2, size // 2, 1, 0):
             tear(checkpoint / name, num_bytes)
-            assert find_torn_file(checkpoint) == checkpoint / name
+            assert find_incomplete_file(checkpoint) == checkpoint / name
 
-    def test_are_missing_ones_too(self, copy_of_run):
+    @pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
+    def test_can_be_missing(self, copy_of_run, name):
         checkpoint = copy_of_run / "checkpoint-16"
-        (checkpoint / TRAINER_STATE).unlink()
-        assert find_torn_file(checkpoint) is None
-        assert find_torn_file(checkpoint, [TRAINER_STATE]) == checkpoint / TRAINER_STATE
+        (checkpoint / name).unlink()
+        (checkpoint / "tokenizer.model").write_text("no weights")
+        assert find_incomplete_file(checkpoint) == checkpoint / name
 
-    def test_are_those_that_an_index_names(self, tmp_path):
+    def test_can_be_named_by_an_index(self, tmp_path):
         causal_lm().save_pretrained(tmp_path, max_shard_size="5KB")
-        assert find_torn_file(tmp_path) is None
+        assert find_incomplete_file(tmp_path, of_trainer=False) is None
         index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
         shard = tmp_path / sorted(index["weight_map"].values())[0]
         shard.unlink()
-        assert find_torn_file(tmp_path) == shard
+        assert find_incomplete_file(tmp_path, of_trainer=False) == shard
 
-    def test_are_known_by_what_transformers_leaves_while_it_saves_after_a_sigterm(self, copy_of_run):
+    def test_can_be_the_note_that_transformers_leaves_while_it_saves_after_a_sigterm(self, copy_of_run):
         note = copy_of_run / "checkpoint-16" / "checkpoint-is-incomplete.txt"
         note.write_text("")
-        assert find_torn_file(copy_of_run / "checkpoint-16") == note
+        assert find_incomplete_file(copy_of_run / "checkpoint-16") == note
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "pytorch_model.bin",
+            "adapter_model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "pytorch_model_fsdp_0/__0_0.distcp",
+            "global_step8/mp_rank_00_model_states.pt",
+        ],
+    )
+    def test_are_none_where_the_weights_have_another_name(self, copy_of_run, name):
+        checkpoint = copy_of_run / "checkpoint-16"
+        (checkpoint / "model.safetensors").unlink()
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        if name.endswith("safetensors"):
+            save_file({"weight": torch.zeros(1)}, checkpoint / name)
+        else:
+            torch.save({}, checkpoint / name)
+        assert find_incomplete_file(checkpoint) is None

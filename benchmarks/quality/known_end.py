@@ -1,14 +1,14 @@
-"""The first study: the length of training is known, and schedules are compared at equal budgets.
+"""Study 1: the number of steps is known, and schedules are compared at equal budgets.
 
-    python -m benchmarks.quality.known_end            # all of it, on one core; goes on where it was cut off
+    python -m benchmarks.quality.known_end            # all of it, on one core; continues where it was stopped
     python -m benchmarks.quality.known_end --quick    # the same code on a few updates, in under a minute
     python -m benchmarks.quality.report               # tables and pictures from the results
 
 For each task and each schedule:
 
-1. The peak rate is tuned: the same grid for all schedules, the mean loss on the validation split over the same tuning
-   seeds at the end of the budget. Where the best rate is at an edge of the grid, the grid grows there.
-2. The runs that count are made at that rate, with seeds that the tuning did not use, and measured on the test split.
+1. The peak learning rate is tuned: the same grid for all schedules, and the mean loss on the validation split over the
+   same tuning seeds at the end of the budget. If the best value is at an edge of the grid, the grid grows there.
+2. The runs for the results use that peak and other seeds, and are measured on the test split.
 
 Runs of one seed start from the same weights and see the same batches in the same order, whatever the schedule. Each run
 is one line of the results; a run whose line is there is not made again.
@@ -44,7 +44,7 @@ from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and
 RESULTS = Path(__file__).parent.parent / "results" / "known_end.jsonl"
 QUICK_RESULTS = Path("output") / "known_end-quick.jsonl"
 # With 420 updates, 28 of them warmup, every cycle of 4 equal ones and of 3 doubling ones has a whole number of steps.
-WARMUP_SHARE = 1 / 15
+WARMUP_FRACTION = 1 / 15
 NUM_CYCLES = {1: 4, 2: 3}  # by T_mult
 
 
@@ -96,7 +96,7 @@ class Setting:
         return [*fitted.restarts(self.num_training_steps), self.num_training_steps]
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        """The scheduler on an optimizer whose rate is the peak."""
+        """The scheduler, for an optimizer whose learning rate is the peak."""
         if self.schedule == "hf_warmcos":
             return get_cosine_restarts_with_decay_and_warmup_schedule(
                 optimizer,
@@ -126,7 +126,7 @@ def settings(num_training_steps: int, budget_factor: int = 1) -> list[Setting]:
     num_training_steps *= budget_factor
 
     def each(schedule: str, num_training_steps: int = num_training_steps, **arguments: Any) -> list[Setting]:
-        num_warmup_steps = max(1, round(num_training_steps * WARMUP_SHARE))
+        num_warmup_steps = max(1, round(num_training_steps * WARMUP_FRACTION))
         lengths = (0, num_warmup_steps) if budget_factor == 1 else (num_warmup_steps,)
         return [Setting(schedule, num_training_steps, length, **arguments) for length in lengths]
 
@@ -192,7 +192,7 @@ def ensembles(members: list[Tensor], labels: Tensor) -> dict[int, dict[str, floa
 
 
 def measure(task: Task, run: Run, num_evaluations: int) -> dict[str, Any]:
-    """Make one run and return what its line holds beside what determines it.
+    """Make one run and return its results.
 
     Returns:
         `dict`: `curve` has loss and accuracy by number of updates, its last point being the result (a single run
@@ -203,7 +203,7 @@ def measure(task: Task, run: Run, num_evaluations: int) -> dict[str, Any]:
     labels = getattr(task, run.split).labels
     last = setting.num_training_steps
     single = setting.num_separate_runs == 1
-    # A tuning run, which is the one on the validation split, is only asked what it comes to.
+    # A tuning run (on the validation split) needs only its final loss.
     cycle_ends = setting.cycle_ends() if run.split == "test" else [last]
     on_the_way = [last * part // num_evaluations for part in range(1, num_evaluations + 1)]
     stops = {*cycle_ends, *(on_the_way if run.split == "test" and single else ())}
@@ -237,7 +237,7 @@ class Results:
 
 
 def tuned_peak_lr(results: Results, task: Task, setting: Setting, budget: Budget) -> float:
-    """The rate of the lowest mean validation loss."""
+    """The peak learning rate with the lowest mean validation loss."""
     setting = replace(setting, num_separate_runs=1)
 
     def validation_loss(peak_lr: float) -> float:
@@ -246,6 +246,20 @@ def tuned_peak_lr(results: Results, task: Task, setting: Setting, budget: Budget
         return math.inf if None in losses else sum(losses) / len(losses)
 
     return best_peak_lr(task.peak_lrs[: budget.num_peak_lrs], budget.max_grid_extensions, validation_loss)
+
+
+def measure_all(tasks: list[Task], budget: Budget, path: Path) -> Results:
+    """Tune and measure all settings on these tasks, but for the runs that the file has already."""
+    results = Results(path, tasks, budget.evaluations)
+    combinations = [(t, s) for t in tasks for s in settings(budget.num_training_steps, t.budget_factor)]
+    runs = [
+        Run(task.name, setting, tuned_peak_lr(results, task, setting, budget), seed, "test")
+        for task, setting in tqdm(combinations, desc="tuning", unit="setting")
+        for seed in budget.seeds
+    ]
+    for run in tqdm(runs, desc="measuring", unit="run"):
+        results.of(run)
+    return results
 
 
 def main() -> None:
@@ -260,15 +274,7 @@ def main() -> None:
     if not arguments.quick:
         tasks.append(load_images_for_long())
     path = arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS)
-    results = Results(path, tasks, budget.evaluations)
-    combinations = [(t, s) for t in tasks for s in settings(budget.num_training_steps, t.budget_factor)]
-    runs = [
-        Run(task.name, setting, tuned_peak_lr(results, task, setting, budget), seed, "test")
-        for task, setting in tqdm(combinations, desc="tuning", unit="setting")
-        for seed in budget.seeds
-    ]
-    for run in tqdm(runs, desc="measuring", unit="run"):
-        results.of(run)
+    results = measure_all(tasks, budget, path)
     print(f"{len(results.records.known)} runs in {path}")
 
 

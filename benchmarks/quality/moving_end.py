@@ -1,16 +1,16 @@
-"""The second study: training goes on after its planned end, with the same data or with other data.
+"""Study 2: training continues after its planned end, on the same data or on other data.
 
-    python -m benchmarks.quality.moving_end            # all of it, on one core; goes on where it was cut off
+    python -m benchmarks.quality.moving_end            # all of it, on one core; continues where it was stopped
     python -m benchmarks.quality.moving_end --quick    # the same code on a few updates, in under a minute
     python -m benchmarks.quality.report                # tables and pictures from the results
 
-A run is planned for N updates, and every rate is tuned for that plan, on other seeds. Then:
+A run is planned for N updates, and each peak learning rate is tuned for that plan, with other seeds. Then:
 
 - "same data": it is extended to 2 N, and to 4 N.
 - "other data": N more updates follow on data of another kind, and both kinds are evaluated.
 
-The contenders that knew the length are tuned for the length that they knew. An update that is made to get a checkpoint,
-and is not built upon, is an update all the same: warmup-stable-decay pays for its cooldowns out of the same budget.
+A contender that was planned for another length is tuned for that length. Updates that only lead to a checkpoint, and
+that training does not continue from, count too: warmup-stable-decay pays for its cooldowns out of the same budget.
 
 Runs of one seed start from the same weights and see the same batches in the same order. Runs that begin in the same
 way are trained once up to where they part.
@@ -39,8 +39,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "moving_end.jsonl"
 QUICK_RESULTS = Path("output") / "moving_end-quick.jsonl"
 
 LOW_RATE = 0.1  # of the peak: where cosines of large models often end
-COOLDOWN_SHARE = 0.2
-INFINITE_COSINE_SHARE, INFINITE_RATE, INFINITE_LAST_RATE = 0.6, 0.55, 0.01
+COOLDOWN_FRACTION = 0.2
+INFINITE_COSINE_FRACTION, INFINITE_RATE, INFINITE_LAST_RATE = 0.6, 0.55, 0.01
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ QUICK = Budget(20, tuning_seeds=(100,), seeds=(0, 1), num_peak_lrs=1, max_grid_e
 
 @dataclass(frozen=True)
 class Contender:
-    """What somebody does whose training goes on.
+    """A way to continue training.
 
     Attributes:
         name: The kind of schedule.
-        plan: The length that it knew, in multiples of N; only "cosine" and "linear" may know another than 1.
+        plan: The length that it is planned for, in multiples of N; other than 1 only for "cosine" and "linear".
         decay: Of restarts: the factor on the peak at each.
         restart_warmup: Of restarts: whether each rises to its peak as the first cycle does.
         fresh_optimizer: Of restarts: whether each begins with an optimizer without moments.
@@ -81,13 +81,13 @@ class Contender:
     fresh_optimizer: bool = False
 
     def tuned_as(self) -> Contender:
-        """The contender whose tuned rate it has: what follows the planned end was not known when it was tuned."""
+        """The contender whose tuned peak it uses: it was tuned before it was known that training continues."""
         return Contender("cosine") if self.name in ("restarts", "low") else self
 
 
 RESTARTS = [Contender("restarts", decay=decay) for decay in (1.0, 0.5, 0.25, 0.7)]
 RESTARTS_WITH_WARMUP = [replace(contender, restart_warmup=True) for contender in RESTARTS]
-# What matters most comes first, for all seeds, so that a study that is cut off is one of fewer contenders.
+# The most important runs come first, for all seeds: a study that is stopped has fewer contenders, not fewer seeds.
 FIRST = [
     *(("same data", Contender("cosine", plan)) for plan in (1, 2, 4)),
     *(("same data", contender) for contender in RESTARTS[:2]),
@@ -131,10 +131,10 @@ def exponential(num_steps: int, first: float, last: float) -> list[float]:
 
 
 def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> list[float]:
-    """The share of the peak at each update up to the last end, cooldowns aside.
+    """The learning rate at each update up to the last end, as a fraction of the peak, without cooldowns.
 
     Args:
-        contender: Whose rates.
+        contender: The contender.
         ends: The numbers of updates at which a run ends: N, and those to which it is extended.
         num_warmup_steps: The length of the first warmup.
     """
@@ -155,7 +155,7 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     if contender.name == "schedule_free":  # its optimizer warms up by itself
         return [1.0] * total
     if contender.name == "infinite_cosine":
-        length = round(INFINITE_COSINE_SHARE * planned) - num_warmup_steps
+        length = round(INFINITE_COSINE_FRACTION * planned) - num_warmup_steps
         falling = CosineRestartSchedule(length, num_cycles=1).curve(length, 1.0, INFINITE_RATE)
         return [*warm, *falling, *[INFINITE_RATE] * (total - num_warmup_steps - length)]
     # Restarts: a cycle to each end.
@@ -172,7 +172,7 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
 
 
 def cooldown(contender: Contender, num_steps: int) -> list[float] | None:
-    """The shares of the peak in a cooldown, or None for a schedule that has none."""
+    """The learning rates of a cooldown, as fractions of the peak, or None for a schedule that has none."""
     if contender.name == "wsd":
         return one_minus_sqrt(num_steps)
     if contender.name == "infinite_cosine":
@@ -193,9 +193,9 @@ Stages = tuple[Stage, ...]
 
 
 def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, other_data: bool) -> list[Stages]:
-    """What is trained, in the order of time: each path goes on from one before it, or from the start.
+    """What is trained, in the order of time: each path continues an earlier one, or begins at the start.
 
-    A schedule without cooldowns is a single path. One with cooldowns leaves its trunk for each, and then goes on from
+    A schedule without cooldowns is a single path. One with cooldowns leaves its trunk for each, and then continues from
     where it left; the trunk is shorter by the cooldowns that were made, so that the end is where it is for the others.
     """
     shares = rates(contender, ends, num_warmup_steps)
@@ -206,7 +206,7 @@ def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, othe
     trunk_length = wasted = 0
     for index, (start, end) in enumerate(pairwise([0, *ends])):
         data = int(other_data and index > 0)
-        cooldown_length = round(COOLDOWN_SHARE * (end - wasted)) if cooldown(contender, 1) else 0
+        cooldown_length = round(COOLDOWN_FRACTION * (end - wasted)) if cooldown(contender, 1) else 0
         next_trunk_length = end - wasted - cooldown_length
         pieces = [shares[trunk_length:next_trunk_length]]
         if cooldown_length:
@@ -353,7 +353,7 @@ class Study:
         run = Run(self.kinds[0].name, scenario, contender, num_updates, peak_lr, seed)
         if self.runs.seed != seed:
             self.runs = Runs(self.kinds, seed, num_warmup_steps)
-        # A tuning run is only asked what it comes to.
+        # A tuning run needs only its validation loss.
         splits = ["validation"] if scenario == "tuning" else ["validation", "test"]
         factors = {"tuning": (1, contender.plan), "same data": (1, 2, 4), "other data": (1, 2)}[scenario]
         ends = [num_updates * factor for factor in dict.fromkeys(factors)]
@@ -361,7 +361,7 @@ class Study:
         return self.records.of(asdict(run), lambda: self.runs.measure(contender, all_paths, peak_lr, splits))
 
     def peak_lr(self, contender: Contender) -> float:
-        """The rate of the lowest mean validation loss at the end that the contender knew of."""
+        """The peak learning rate with the lowest mean validation loss at the end that the contender is planned for."""
         contender = contender.tuned_as()
 
         def validation_loss(peak_lr: float) -> float:
@@ -398,7 +398,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"a few updates each, into {QUICK_RESULTS}")
     parser.add_argument("--output", type=Path, help=f"the results (default: {RESULTS})")
-    parser.add_argument("--task", choices=["text", "digits"], help="only this one, beside another process")
+    parser.add_argument(
+        "--task", choices=["text", "digits"], help="only this task, so that two processes can share the work"
+    )
     arguments = parser.parse_args()
     budget = QUICK if arguments.quick else Budget()
     # One thread: sums are then always taken in the same order, and a seed gives the same numbers again.

@@ -1,6 +1,6 @@
 """The tasks that the schedules are compared on: real data and small models that train in seconds on one core.
 
-They are all the same to whoever trains them: inputs, one label per prediction, and a model that returns logits.
+All have the same form: inputs, one label per prediction, and a model that returns logits.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """Data in three splits, a model, and the rates that every schedule is tuned on.
+    """Data in three splits, a model, and the peak learning rates of the tuning grid.
 
     Attributes:
         name: What the results call it.
-        train, validation, test: The rates are tuned on `validation`; the results are on `test`.
+        train, validation, test: Learning rates are tuned on `validation`; the results are on `test`.
         make_model: A function that makes the model, untrained, from torch's random state.
         input_name: The argument by which the model takes its inputs.
         batch_size: Rows per update.
-        peak_lrs: The grid of peak rates, ascending.
+        peak_lrs: The grid of peak learning rates, ascending.
         budget_factor: How many times the others' number of updates it is trained for.
     """
 
@@ -130,7 +130,7 @@ def load_images() -> Task:
     digits = load_digits()
     inputs = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1)
     labels = torch.tensor(digits.target)
-    # Half to train on, a fifth to tune on, three tenths to test on, each with the same share of every digit.
+    # Half to train on, a fifth to tune on, three tenths to test on, each with the same fraction of every digit.
     train, held_out = train_test_split(range(len(labels)), train_size=0.5, stratify=labels, random_state=0)
     validation, test = train_test_split(held_out, train_size=0.4, stratify=labels[held_out], random_state=0)
     config = ViTConfig(

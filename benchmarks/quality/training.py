@@ -1,4 +1,4 @@
-"""What both studies stand on: batches, losses, and a file of runs that goes on where it was cut off."""
+"""What the studies share: batches, losses, and a file of runs that continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def log_probabilities(task: Task, model: torch.nn.Module, split: str) -> Tensor:
 
 
 def loss_and_accuracy(log_probs: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """The mean cross-entropy in nats and the share of predictions that are right; None where training diverged."""
+    """The mean cross-entropy in nats and the fraction of right predictions; the loss is None if training diverged."""
     labels = labels.flatten()
     loss = float(torch.nn.functional.nll_loss(log_probs, labels))
     accuracy = float((log_probs.argmax(-1) == labels).double().mean())
@@ -65,7 +65,7 @@ class Records:
         path.touch()
         text = path.read_text()
         whole_lines = text[: text.rfind("\n") + 1]
-        if whole_lines != text:  # it was cut off while it wrote
+        if whole_lines != text:  # it was stopped while it wrote
             os.truncate(path, len(whole_lines.encode()))
         records = [json.loads(line) for line in whole_lines.splitlines()]
         self.known = {json.dumps(record["run"], sort_keys=True): record for record in records}
@@ -86,7 +86,7 @@ class Records:
 def best_peak_lr(
     peak_lrs: tuple[float, ...], max_grid_extensions: int, validation_loss: Callable[[float], float]
 ) -> float:
-    """The rate of the lowest loss on a grid of factor 2, which grows where its best rate is at an edge."""
+    """The peak learning rate of the lowest loss on a grid of factor 2, which grows if its best value is at an edge."""
     tried = {peak_lr: validation_loss(peak_lr) for peak_lr in peak_lrs}
     for _ in range(max_grid_extensions):
         best = min(tried, key=tried.__getitem__)

@@ -1,6 +1,6 @@
-"""Averages of weights at cycle ends, beside averages of predictions: some runs of the first study, made again.
+"""Averages of weights and averages of predictions at cycle ends: some runs of study 1, made again.
 
-    python -m benchmarks.quality.weight_averages    # after the first study, whose tuned rates it takes
+    python -m benchmarks.quality.weight_averages    # after study 1, whose tuned learning rates it uses
 
 For the last 1, 2, … cycle ends of a run: the model that has the mean of their weights, and the ensemble that has the
 mean of their probabilities.
