@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
@@ -66,6 +67,7 @@ def _run(
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if machine.all_started.parties == 1:
         entry(*arguments)
         return
@@ -130,7 +132,7 @@ class Run:
         entry: Callable[..., None] = run_example,
         machine: Machine | None = None,
     ) -> None:
-        self.log = log
+        self.log, self.num_processes = log, num_processes
         log.unlink(missing_ok=True)
         self.machine = machine or Machine(0, 1, free_port(), warm_context().Barrier(num_processes))
         arguments = (entry, arguments, str(log), num_processes, self.machine)
