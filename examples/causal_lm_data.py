@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pydoc_data.topics import topics
 from typing import Any
@@ -101,8 +100,3 @@ def load_blocks(arguments: ModelAndDataArguments, tokenizer: PreTrainedTokenizer
 
     tokenized = text.map(tokenize, batched=True, remove_columns=columns, desc="Tokenizing")
     return tokenized.map(group, batched=True, desc=f"Grouping into blocks of {block_size} tokens")
-
-
-def fingerprint(blocks: Dataset) -> str:
-    """Return a hash that differs for other training data: of the number of blocks, the first and the last one."""
-    return hashlib.sha256(repr((len(blocks), blocks[0], blocks[-1])).encode()).hexdigest()

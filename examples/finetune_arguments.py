@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,6 @@ class FinetuneArguments:
     max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradients to this norm."})
     num_train_epochs: float = field(default=1, metadata={"help": "Passes over the training data."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Updates, in place of --num_train_epochs."})
-    num_warmup_steps: int | None = field(default=None, metadata={"help": "Default: a fifteenth of the updates."})
     extend_cycles: int | None = field(default=None, metadata={"help": "Append cycles that end at --max_train_steps."})
     extend_decay: float | None = field(default=None, metadata={"help": "Factor on the peak at each appended restart."})
     seed: int = field(default=42, metadata={"help": "Seed of the weights, the order of the samples and dropout."})
@@ -68,12 +68,12 @@ def parse_arguments(
 ) -> tuple[ModelAndDataArguments, FinetuneArguments, dict[str, Any]]:
     """Return the options of the command line. The last are those of the schedule: of them, the ones that were given."""
     parser = HfArgumentParser([ModelAndDataArguments, FinetuneArguments], usage="%(prog)s --output_dir DIR [options]")  # type: ignore[list-item]
-    add_schedule_options(parser.add_argument_group("schedule"))
-    data_args, args, options = parser.parse_args_into_dataclasses(arguments)
-    schedule_args = schedule_arguments(options)
-    if args.num_warmup_steps is not None:
-        schedule_args["num_warmup_steps"] = args.num_warmup_steps
-    return data_args, args, schedule_args
+    about = "By default, three cycles in all updates, each cycle twice as long as the one before."
+    schedule = parser.add_argument_group("schedule", about, argument_default=argparse.SUPPRESS)
+    schedule.add_argument("--num_warmup_steps", type=int, default=None, help="a fifteenth of the updates if not given")
+    add_schedule_options(schedule)
+    data_args, args, schedule_args = parser.parse_args_into_dataclasses(arguments)
+    return data_args, args, schedule_arguments(schedule_args)
 
 
 def plan_schedule(args: FinetuneArguments, given: dict[str, Any], state: TrainingState) -> dict[str, Any]:
@@ -107,4 +107,4 @@ def extend(schedule: dict[str, Any], end: int, num_cycles: int, decay: float | N
         return schedule
     fixed = {"num_training_steps", "num_cycles", "T_0", "T_mult", "decay", "cycles"}  # a list of cycles replaces these
     others = {name: value for name, value in schedule.items() if name not in fixed}
-    return {**others, "cycles": past.extend(end, num_cycles, **({} if decay is None else {"decay": decay})).cycles}
+    return {**others, "cycles": past.extend(end, num_cycles, decay=decay).cycles}
