@@ -1,12 +1,14 @@
-"""Fine-tune a causal language model with a Trainer, warm restarts, a decaying peak and one warmup.
+"""Fine-tune a causal language model with a Trainer that restarts its learning rate, and save at the end of each cycle.
 
     python examples/trainer_finetune.py --output_dir /tmp/run
     accelerate launch examples/trainer_finetune.py --output_dir /tmp/run
 
-The model and the data are those of accelerate_finetune.py, offline without names. All arguments of `TrainingArguments`
-are there; those of the schedule go into one of them, as JSON:
+The model and the text are those of accelerate_finetune.py. All options of `TrainingArguments` work. The schedule is one
+of them, as JSON:
 
-    --warmup_steps 100 --lr_scheduler_kwargs '{"num_cycles": 4, "decay": 0.75, "T_mult": 2, "min_lr_rate": 0.1}'
+    --warmup_steps 100 --lr_scheduler_kwargs '{"num_cycles": 3, "T_mult": 2, "min_lr_rate": 0.1}'
+
+As with any Trainer, the same command trains anew. To continue a run, add `--resume_from_checkpoint true`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from hf_warmcos import CycleEndCallback, WarmCosTrainer
 
 @dataclass
 class FinetuneArguments(TrainingArguments):
-    """The arguments of a Trainer, with defaults for the small model: about a minute on two CPU cores."""
+    """The arguments of a Trainer. The defaults suit the small model and take about a minute on two CPU cores."""
 
     per_device_train_batch_size: int = 16
     per_device_eval_batch_size: int = 16
@@ -31,13 +33,13 @@ class FinetuneArguments(TrainingArguments):
     num_train_epochs: float = 1
     warmup_steps: int = 10
     lr_scheduler_kwargs: dict | str | None = field(
-        default_factory=lambda: {"num_cycles": 4, "decay": 0.75},
+        default_factory=lambda: {"num_cycles": 3, "T_mult": 2},
         metadata={
             "help": "The schedule, as JSON: num_cycles, decay, T_0, T_mult, min_lr, min_lr_rate, warmup_mode, cycles, …"
         },
     )
     logging_steps: float = 10
-    # The callback below saves, and evaluates, where cycles end. --save_strategy and --eval_strategy add to it.
+    # CycleEndCallback saves and evaluates at the end of each cycle, in addition to --save_strategy and --eval_strategy.
     save_strategy: str = "no"
 
 
@@ -46,12 +48,12 @@ def main(arguments: list[str] | None = None) -> None:
     data_args, training_args = parser.parse_args_into_dataclasses(arguments)
     set_seed(training_args.seed)
 
-    # 1. The model and the data. The first process prepares what the others then find in the cache.
+    # 1. The model and the data. The first process prepares them and the others find them in the cache.
     with training_args.main_process_first():
         model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
         blocks = load_blocks(data_args, tokenizer)
 
-    # 2. The trainer. It knows how many updates there will be, and fits the cycles into them.
+    # 2. The trainer. It knows the number of updates and fits the cycles into it.
     trainer = WarmCosTrainer(
         model=model,
         args=training_args,
@@ -62,9 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         callbacks=[CycleEndCallback(evaluate=True, save=True)],
     )
 
-    # 3. Training, from the beginning, from --resume_from_checkpoint OUTPUT_DIR/checkpoint-N, or with
-    # --resume_from_checkpoint true from the newest checkpoint that is whole: a run that was killed while it saved has
-    # left one that is not.
+    # 3. Train. `--resume_from_checkpoint true` takes the newest checkpoint that is whole: a kill can leave a torn one.
     checkpoint = training_args.resume_from_checkpoint
     result = trainer.train(resume_from_checkpoint=True if checkpoint == "true" else checkpoint)
     trainer.save_model()
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
 
-    # 4. What each cycle came to. The checkpoints are there too: hf_warmcos.SnapshotEnsemble makes one model of them.
+    # 4. The results at the end of each cycle. snapshot_ensemble.py averages the checkpoints that were saved there.
     metrics = {
         f"perplexity_at_step_{entry['step']:05}": math.exp(min(entry["eval_loss"], 700))
         for entry in trainer.state.log_history

@@ -104,6 +104,8 @@ def copied(tmp_path):
         process = subprocess.Popen(
             command.split(), cwd=project, env=environment, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            # A shell starts the tests with SIGINT ignored if they run in its background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         started.append(process)
         return process

@@ -14,7 +14,7 @@ from example_runs import EXAMPLES, make_text, make_tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_warmcos import CosineRestartSchedule, SnapshotEnsemble
+from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
 SCHEDULE = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=3)
 
@@ -60,7 +60,7 @@ def logged(output_dir, name):
     return {entry["step"]: entry[name] for entry in log if name in entry}
 
 
-def test_the_log_holds_the_rate_of_each_update(whole_run):
+def test_the_log_holds_the_learning_rate_of_each_update(whole_run):
     assert logged(whole_run, "learning_rate") == {step + 1: SCHEDULE.lr_at(step, 2e-3) for step in range(24)}
 
 
@@ -74,13 +74,14 @@ def test_evaluates_and_saves_where_cycles_end(whole_run):
     assert all(perplexity > 1 for perplexity in perplexities.values())
 
 
-def test_the_model_and_the_ensemble_of_its_cycles_can_be_used(whole_run):
+def test_the_model_and_the_checkpoints_of_its_cycles_can_be_used(whole_run):
     tokens = AutoTokenizer.from_pretrained(whole_run)("the quick", return_tensors="pt")
-    last = AutoModelForCausalLM.from_pretrained(whole_run)(**tokens).logits
-    ensemble = SnapshotEnsemble(AutoModelForCausalLM, whole_run)
-    assert len(ensemble.models) == 3
-    assert torch.equal(ensemble.models[-1](**tokens).logits, last)
-    assert ensemble(**tokens).logits.isfinite().all()
+    folders = find_cycle_end_checkpoints(whole_run)
+    assert [folder.name for folder in folders] == ["checkpoint-10", "checkpoint-17", "checkpoint-24"]
+    last, saved_last = (
+        AutoModelForCausalLM.from_pretrained(path)(**tokens).logits for path in (whole_run, folders[-1])
+    )
+    assert torch.equal(saved_last, last)
 
 
 def test_a_resumed_run_ends_at_the_same_bits(run_example, whole_run, tmp_path):
@@ -91,14 +92,14 @@ def test_a_resumed_run_ends_at_the_same_bits(run_example, whole_run, tmp_path):
     assert logged(resumed, "learning_rate") == logged(whole_run, "learning_rate")
 
 
-def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before(run_example, whole_run, tmp_path):
+def test_a_run_that_was_killed_while_it_saved_continues_from_the_checkpoint_before(run_example, whole_run, tmp_path):
     resumed = shutil.copytree(whole_run, tmp_path / "resumed")
     shutil.rmtree(resumed / "checkpoint-24")
     (resumed / "checkpoint-17" / "trainer_state.json").unlink()
     run_example(resumed, "--resume_from_checkpoint=true")
     weights, expected = (load_file(folder / "model.safetensors") for folder in (resumed, whole_run))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    assert len(SnapshotEnsemble(AutoModelForCausalLM, resumed).models) == 3
+    assert len(find_cycle_end_checkpoints(resumed)) == 3
 
 
 @pytest.mark.slow
