@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
             if not accelerator.sync_gradients:
                 continue
             train_loss, losses = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item(), []
-            if epoch_ended := accelerator.gradient_state.end_of_dataloader:
+            if accelerator.gradient_state.end_of_dataloader:
                 state.epoch, state.samples_seen = state.epoch + 1, 0
             if accelerator.optimizer_step_was_skipped:
                 continue  # the gradients overflowed in mixed precision: this was no update
@@ -185,9 +185,10 @@ def main(arguments: list[str] | None = None) -> None:
             progress_bar.update()
 
             # At the end of a cycle the learning rate is at its minimum: the moment to evaluate and to save.
-            if cycle_ended := scheduler.scheduler.at_cycle_end:
+            is_due = args.checkpointing_steps is not None and state.completed_steps % args.checkpointing_steps == 0
+            if scheduler.scheduler.at_cycle_end:
                 evaluate_at(cycle, f"at the end of cycle {cycle}, update {state.completed_steps}")
-            if args.saves(state.completed_steps, epoch_ended, cycle_ended):
+            if is_due or scheduler.scheduler.at_cycle_end:
                 checkpoints.save(accelerator, state, output_dir, args.save_total_limit)
             if state.completed_steps >= state.max_train_steps:
                 break

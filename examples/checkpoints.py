@@ -88,7 +88,7 @@ def prepare_output_dir(output_dir: Path, checkpoint: Path | None) -> FileLock:
     output_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output_dir / ".lock")
     try:
-        lock.acquire(blocking=False)  # the operating system releases it when this process ends, in whatever way
+        lock.acquire(timeout=0)  # the operating system releases it when this process ends, in whatever way
     except Timeout:
         raise OSError(f"Another process is training in {output_dir}: let it end, or pick another folder") from None
     for leftover in output_dir.glob(".step_*.incomplete"):

@@ -45,21 +45,13 @@ class FinetuneArguments:
     extend_cycles: int | None = field(default=None, metadata={"help": "Append cycles that end at --max_train_steps."})
     extend_decay: float | None = field(default=None, metadata={"help": "Factor on the peak at each appended restart."})
     seed: int = field(default=42, metadata={"help": "Seed of the weights, the order of the samples and dropout."})
-    checkpointing_steps: str = field(default="cycle", metadata={"help": "N updates, `epoch`, `cycle` (ends), or `no`."})
+    checkpointing_steps: int | None = field(default=None, metadata={"help": "Save every N updates, too."})
     save_total_limit: int | None = field(default=None, metadata={"help": "Keep only this many newest checkpoints."})
     report_to: str | None = field(default=None, metadata={"help": "Accelerate's trackers: tensorboard, wandb, all, …"})
 
     def __post_init__(self) -> None:
-        expect_at_least(self, max_train_steps=1, gradient_accumulation_steps=1, save_total_limit=1, extend_cycles=1)
-        saving = self.checkpointing_steps
-        if saving not in ("no", "epoch", "cycle") and not (saving.isdecimal() and int(saving) > 0):
-            raise ValueError(f"Expected --checkpointing_steps to be a number, epoch, cycle or no, but got {saving!r}")
-
-    def saves(self, step: int, epoch_ended: bool, cycle_ended: bool) -> bool:
-        """Return whether to save a checkpoint after this update."""
-        moments = {"no": False, "epoch": epoch_ended, "cycle": cycle_ended}
-        saving = self.checkpointing_steps
-        return moments[saving] if saving in moments else step % int(saving) == 0
+        expect_at_least(self, max_train_steps=1, gradient_accumulation_steps=1, extend_cycles=1)
+        expect_at_least(self, checkpointing_steps=1, save_total_limit=1)
 
 
 @one_line_errors(ValueError)

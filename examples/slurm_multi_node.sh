@@ -32,5 +32,4 @@ srun bash -c 'accelerate launch \
     --main_process_port "$MAIN_PROCESS_PORT" \
     examples/accelerate_finetune.py \
     --output_dir "$OUTPUT_DIR" \
-    --checkpointing_steps cycle \
     "$@"' bash "$@"

@@ -204,18 +204,24 @@ def test_a_checkpoint_that_does_not_load_is_named_in_one_line(small, whole_run, 
     assert_same_run(output_dir, whole_run)
 
 
-def test_checkpoints_of_epochs_stand_where_epochs_end_and_resume(small, tmp_path):
+def test_a_run_continues_from_the_end_of_an_epoch(small, tmp_path):
     """57 training lines make 199 blocks and so 13 updates of 4 blocks on 4 micro-batches each."""
     output_dir = tmp_path / "run"
-    options = ["--checkpointing_steps=epoch", "--gradient_accumulation_steps=4"]
+    options = ["--checkpointing_steps=13", "--gradient_accumulation_steps=4"]
     train(small, output_dir, *options)
-    (first,) = output_dir.glob("step_*")
-    position = json.loads((first / "training_state.json").read_text())
-    assert (first.name, position["epoch"], position["samples_seen"]) == ("step_13", 1, 0)
+    position = json.loads((output_dir / "step_13" / "training_state.json").read_text())
+    assert (position["epoch"], position["samples_seen"]) == (1, 0)
     other = tmp_path / "other"
-    shutil.copytree(first, other / first.name)
+    shutil.copytree(output_dir / "step_13", other / "step_13")
     train(small, other, *options)
     assert_same_run(other, output_dir)
+
+
+def test_it_saves_at_the_end_of_each_cycle_and_every_so_many_updates(small, tmp_path):
+    train(small, tmp_path / "run", "--checkpointing_steps=9")
+    assert {path.name for path in (tmp_path / "run").glob("step_*")} == {
+        f"step_{step}" for step in (9, 18, *schedule_of_small_run().restarts(24), 24)
+    }
 
 
 def test_gradient_accumulation_gives_the_updates_of_one_large_batch(small, tmp_path):
@@ -274,13 +280,13 @@ def test_trackers_get_loss_and_rate(small, tmp_path):
         ("--num_warmup_steps=25", "num_warmup_steps"),
         ("--learning_rate=nan", "learning rate: nan"),
         ("--max_train_steps=0", "Expected --max_train_steps >= 1"),
-        ("--checkpointing_steps=sometimes", "Expected --checkpointing_steps to be a number, epoch, cycle or no"),
+        ("--checkpointing_steps=0", "Expected --checkpointing_steps >= 1"),
         ("--warmup_mode=postfix", "postfix"),
         ("--train_file=nowhere.txt", "nowhere.txt"),
         ("--block_size=100000", "--block_size 100000"),
         ("--cycles=three", "--cycles: invalid cycles value: 'three'"),
         ("--cycles=21", "cycles"),
-        ("--extend_cycles=1", "Expected --extend_cycles to extend the schedule of a run, but got --num_cycles"),
+        ("--extend_cycles=1", "Expected --extend_cycles to extend the schedule of a run, but got --num_warmup_steps"),
         ("--save_total_limit=0", "Expected --save_total_limit >= 1"),
         ("--report_to=abacus", "abacus"),
     ],

@@ -37,6 +37,7 @@ from hf_warmcos import CosineRestartSchedule
 pytestmark = pytest.mark.slow
 
 NUM_UPDATES = 100  # more than twenty runs do before they are killed
+SCHEDULE = CosineRestartSchedule.fit(NUM_UPDATES, num_cycles=3, warmup_steps=5, decay=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,10 @@ def left_alone(small, tmp_path_factory):
 
 
 def assert_each_update_stands_once_at_its_rate(output_dir: Path, num_updates: int = NUM_UPDATES) -> None:
-    schedule = CosineRestartSchedule.fit(NUM_UPDATES, num_cycles=3, warmup_steps=5, decay=0.75)
     metrics = read_metrics(output_dir)
     assert [line["step"] for line in metrics] == list(range(1, num_updates + 1))
-    assert [line["learning_rate"] for line in metrics] == [schedule.lr_at(step, 2e-3) for step in range(num_updates)]
-    assert [line["cycle"] for line in metrics] == [schedule.cycle_at(step).index for step in range(num_updates)]
+    assert [line["learning_rate"] for line in metrics] == [SCHEDULE.lr_at(step, 2e-3) for step in range(num_updates)]
+    assert [line["cycle"] for line in metrics] == [SCHEDULE.cycle_at(step).index for step in range(num_updates)]
 
 
 def assert_same_bits(output_dir: Path, other: Path) -> None:
@@ -310,5 +310,6 @@ def test_every_checkpoint_of_a_run_left_alone_is_whole_and_says_where_it_stands(
         path.name: json.loads((path / "training_state.json").read_text())["completed_steps"]
         for path in left_alone.glob("step_*")
     }
-    assert steps == {f"step_{step}": step for step in range(2, NUM_UPDATES + 1, 2)}
+    ends = SCHEDULE.restarts(NUM_UPDATES)
+    assert steps == {f"step_{step}": step for step in [*range(2, NUM_UPDATES + 1, 2), *ends]}
     assert_each_update_stands_once_at_its_rate(left_alone)
