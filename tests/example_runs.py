@@ -174,17 +174,27 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def processes_of_group(group: int) -> list[int]:
-    """The living processes of a process group."""
-    found = []
+def living_processes() -> dict[int, tuple[int, int]]:
+    """The parent and the process group of each living process."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, process_group = path.read_text().rsplit(")", 1)[1].split()[:3]
+            state, parent, group = path.read_text().rsplit(")", 1)[1].split()[:3]
         except OSError:
             continue
-        if int(process_group) == group and state not in "ZX":
-            found.append(int(path.parent.name))
+        if state not in "ZX":
+            found[int(path.parent.name)] = int(parent), int(group)
     return found
+
+
+def processes_of_group(group: int) -> list[int]:
+    """The living processes of a process group."""
+    return [pid for pid, (_, process_group) in living_processes().items() if process_group == group]
+
+
+def children_of(parent: int) -> list[int]:
+    """The living processes that a process started. Those of a launcher have process groups of their own."""
+    return [pid for pid, (process_parent, _) in living_processes().items() if process_parent == parent]
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 60) -> Any:

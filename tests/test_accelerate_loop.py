@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_runs import EXAMPLES, Run, processes_of_group, wait_until
+from example_runs import EXAMPLES, Run, children_of, living_processes, wait_until
 from safetensors.torch import load_file
 
 from hf_warmcos import CosineRestartSchedule
@@ -112,8 +112,8 @@ def copied(tmp_path):
 
     yield project / "output", start
     for process in started:
-        if processes_of_group(process.pid):
-            os.killpg(process.pid, signal.SIGKILL)
+        for pid in living_processes().keys() & {process.pid, *children_of(process.pid)}:
+            os.kill(pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -132,9 +132,11 @@ def test_a_copy_stops_and_the_same_command_of_its_docstring_continues_it(
     output_dir, start = copied
     process = start(program)
     wait_until(lambda: any(output_dir.glob("update_*")))
+    workers = children_of(process.pid)
+    assert len(workers) == (num_processes if num_processes > 1 else 0)
     stop(process)
     assert process.wait(30) != 0
-    wait_until(lambda: not processes_of_group(process.pid), timeout=20)
+    wait_until(lambda: not living_processes().keys() & set(workers), timeout=20)
     saved = len(list(output_dir.glob("update_*")))
     assert saved < 3
 

@@ -21,7 +21,9 @@ from example_runs import (
     EXAMPLES,
     Machine,
     Run,
+    children_of,
     free_port,
+    living_processes,
     make_text,
     make_tiny_model,
     processes_of_group,
@@ -153,17 +155,20 @@ def test_the_processes_of_accelerate_launch_end_when_it_is_killed(small, left_al
     arguments = [*small, f"--output_dir={tmp_path / 'run'}"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
                "--main_process_port=0", EXAMPLES / "accelerate_finetune.py", *arguments]  # fmt: skip
+    workers: list[int] = []
     with (tmp_path / "launch_log").open("w") as log:
         launcher = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_until(lambda: updates_so_far(tmp_path / "run") > 3)
+        workers = children_of(launcher.pid)
+        assert len(workers) == 2
         launcher.kill()
         launcher.wait()
-        wait_until(lambda: not processes_of_group(launcher.pid), timeout=20)
+        wait_until(lambda: not living_processes().keys() & set(workers), timeout=20)
         assert updates_so_far(tmp_path / "run") < NUM_UPDATES
     finally:
-        if processes_of_group(launcher.pid):
-            os.killpg(launcher.pid, signal.SIGKILL)
+        for pid in living_processes().keys() & {launcher.pid, *workers}:
+            os.kill(pid, signal.SIGKILL)
     Run(tmp_path / "log", arguments, num_processes=2).succeed()
     assert_same_bits(tmp_path / "run", left_alone)
 
