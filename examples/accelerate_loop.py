@@ -1,13 +1,19 @@
-"""A whole training loop under Accelerate, to copy: the schedule counts updates, cycles end in a checkpoint, runs go on.
+"""A whole training loop under Accelerate, to copy into your project. It saves at the end of each cycle and resumes.
 
-    python accelerate_loop.py output          # or: accelerate launch accelerate_loop.py output
+    python accelerate_loop.py output                        # one process
+    torchrun --nproc_per_node 2 accelerate_loop.py output   # two processes, on two GPUs or on the CPU
 
-The same command goes on where the run stopped. A small network learns Python's own argparse.py, byte by byte.
+The same command continues the run in that folder: after Ctrl-C or a kill, from the newest checkpoint `update_N`. For a
+new run, pick another folder. A small network learns the bytes of Python's own argparse.py.
 """
 
 import argparse
+import ctypes
 import inspect
 import math
+import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +30,7 @@ GRADIENT_ACCUMULATION_STEPS = 2
 
 
 def load_data() -> tuple[TensorDataset, TensorDataset]:
-    """Every eight bytes of a text with the byte that follows, to train on and held out."""
+    """Eight bytes of a text and the byte that follows them, for training and held out."""
     text = torch.tensor(list(inspect.getsource(argparse).encode()))
     windows = text.unfold(0, 9, 9)
     return TensorDataset(windows[500:, :8], windows[500:, 8]), TensorDataset(windows[:500, :8], windows[:500, 8])
@@ -42,35 +48,46 @@ def evaluate(accelerator: Accelerator, model: nn.Module, loader: Any) -> float:
 
 
 def main(output_dir: Path, num_epochs: int = 6) -> None:
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: if the launcher is killed, end with it
     set_seed(0)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         gradient_accumulation_steps=GRADIENT_ACCUMULATION_STEPS,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0),  # an order for each epoch
     )
+    accelerator.print(f"Processes: {accelerator.num_processes}, device: {accelerator.device.type}")
     train_data, held_out_data = load_data()
-    # With a generator of their own the loaders leave the random numbers of dropout alone.
+    # With generators of their own the loaders leave the random numbers of dropout alone.
     loader: Any = DataLoader(train_data, batch_size=32, shuffle=True, generator=torch.Generator())
     held_out_loader: Any = DataLoader(held_out_data, batch_size=32, generator=torch.Generator())
     layers = [nn.Embedding(256, 16), nn.Flatten(), nn.Linear(128, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, 256)]
     model: Any = nn.Sequential(*layers)
     optimizer: Any = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-    # A length in updates: of the *prepared* loader, which is one process's share, and not times the processes.
+    # Compute the number of updates from the *prepared* loader: it has the batches of one process.
     loader, held_out_loader = accelerator.prepare(loader, held_out_loader)
     updates_per_epoch = math.ceil(len(loader) / GRADIENT_ACCUMULATION_STEPS)
     num_updates = updates_per_epoch * num_epochs
-    # Each cycle ends in a checkpoint. Where only the last checkpoint counts, num_cycles=1 comes to the same.
     scheduler: Any = get_cosine_restarts_with_decay_and_warmup_schedule(
         optimizer, num_warmup_steps=num_updates // 15, num_training_steps=num_updates, num_cycles=3, T_mult=2
     )
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     count_optimizer_steps(scheduler)
-    set_seed(0, device_specific=True)  # the same weights on each process, but not the same dropout
-    # Go on at the newest checkpoint, which is named after the updates before it.
+    set_seed(0, device_specific=True)  # the same weights on each process, but a dropout of its own
+
+    if accelerator.is_main_process:
+        shutil.rmtree(output_dir / "unfinished", ignore_errors=True)  # a kill may have left it
+    # Continue from the newest checkpoint. Its name has the updates before it.
     update = max((int(path.name.split("_")[1]) for path in output_dir.glob("update_*")), default=0)
     if update:
-        accelerator.load_state(str(output_dir / f"update_{update}"))
+        checkpoint = output_dir / f"update_{update}"
+        saved_by = len(list(checkpoint.glob("random_states_*")))
+        if saved_by != accelerator.num_processes:
+            error = f"Expected as many processes as saved {checkpoint}, {saved_by}, but got {accelerator.num_processes}"
+            sys.exit(error if accelerator.is_main_process else 1)
+        accelerator.load_state(str(checkpoint))
+        accelerator.print(f"Continuing from {checkpoint}, with {update} of {num_updates} updates done")
 
     for epoch in range(update // updates_per_epoch, num_epochs):
         batches_done = update % updates_per_epoch * GRADIENT_ACCUMULATION_STEPS
@@ -84,7 +101,7 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
                 scheduler.step()
                 optimizer.zero_grad()
             update += accelerator.sync_gradients
-            # The rate is at its lowest: the moment to evaluate and to save.
+            # At the end of a cycle the learning rate is at its minimum: the moment to evaluate and to save.
             if accelerator.sync_gradients and scheduler.scheduler.at_cycle_end:
                 held_out_loss = evaluate(accelerator, model, held_out_loader)
                 accelerator.print(f"update {update}: a cycle has ended, held-out loss {held_out_loss:.4f}")
@@ -92,7 +109,8 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
                 accelerator.wait_for_everyone()
                 if accelerator.is_main_process:
                     (output_dir / "unfinished").rename(output_dir / f"update_{update}")  # now it is whole
-    model, optimizer, scheduler = accelerator.free_memory(model, optimizer, scheduler)  # else some runs never end
+    # Free the model before the process group ends: otherwise some runs on CPUs hang at exit.
+    model, optimizer, scheduler = accelerator.free_memory(model, optimizer, scheduler)
     accelerator.end_training()
 
 

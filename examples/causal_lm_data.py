@@ -1,8 +1,7 @@
-"""The text and the model that the examples train: from the Hub or a file by name, and offline without names."""
+"""The model and the text that the examples use: your own by name, or a small offline model and text by default."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pydoc_data.topics import topics
 from typing import Any
@@ -21,10 +20,10 @@ from transformers import (
 
 @dataclass
 class ModelAndDataArguments:
-    """What is trained on what."""
+    """Which model to train, and on which text."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A model on the Hub or in a folder. Default: a small untrained GPT-2 on bytes."}
+        default=None, metadata={"help": "A model on the Hub or in a folder. Default: a small new GPT-2."}
     )
     dataset_name: str | None = field(
         default=None, metadata={"help": "A data set on the Hub. Default: the reference of the Python language."}
@@ -32,7 +31,7 @@ class ModelAndDataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the data set."})
     train_file: str | None = field(default=None, metadata={"help": "Training text: a txt, csv or json file."})
     validation_split_percentage: int = field(
-        default=5, metadata={"help": "Share of the training data that is held out where there is no validation split."}
+        default=5, metadata={"help": "Held-out percentage of the training data, if there is no validation split."}
     )
     block_size: int = field(default=128, metadata={"help": "Tokens per sample."})
 
@@ -50,59 +49,44 @@ def expect_at_least(arguments: Any, **minimums: float) -> None:
             raise ValueError(f"Expected --{name} >= {minimum}, but got {value}")
 
 
-def load_raw_datasets(
-    dataset_name: str | None = None,
-    dataset_config_name: str | None = None,
-    train_file: str | None = None,
-    validation_split_percentage: int = 5,
-) -> DatasetDict:
-    """Return the splits "train" and "validation".
-
-    Without names this is the reference of the Python language, English technical text that Python's standard library
-    carries (`pydoc_data.topics`), a row per topic.
-    """
-    if dataset_name is not None:
-        raw_datasets = load_dataset(dataset_name, dataset_config_name)
-    elif train_file is not None:
-        extension = "json" if train_file.endswith((".json", ".jsonl")) else train_file.rsplit(".", 1)[-1]
-        raw_datasets = load_dataset("text" if extension == "txt" else extension, data_files={"train": train_file})
-    else:
-        raw_datasets = DatasetDict(train=Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]}))
-    if "validation" not in raw_datasets:
-        split = raw_datasets["train"].train_test_split(test_size=validation_split_percentage / 100, seed=0)
-        raw_datasets = DatasetDict(train=split["train"], validation=split["test"])
-    return raw_datasets
-
-
-def load_model_and_tokenizer(
-    model_name_or_path: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a causal language model with its tokenizer: pretrained by name, or a small untrained GPT-2 on bytes."""
-    if model_name_or_path is not None:
-        model = AutoModelForCausalLM.from_pretrained(model_name_or_path)
-        return model, AutoTokenizer.from_pretrained(model_name_or_path)
+def load_model_and_tokenizer(name_or_path: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a causal language model and its tokenizer: a pretrained one by name, or a small untrained GPT-2."""
+    if name_or_path is not None:
+        return AutoModelForCausalLM.from_pretrained(name_or_path), AutoTokenizer.from_pretrained(name_or_path)
     tokenizer = ByT5Tokenizer()
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=256,
-        n_embd=128,
-        n_layer=4,
-        n_head=4,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    small_gpt2 = GPT2LMHeadModel(config)
-    small_gpt2.loss_type = "ForCausalLM"  # transformers reads it off a class's name, but not off this one's, and warns
-    return small_gpt2, tokenizer
+    end = tokenizer.eos_token_id
+    tokens = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=256, n_embd=128, n_layer=4, n_head=4, **tokens)
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # transformers cannot tell it from the name of this class, and would warn
+    return model, tokenizer
 
 
-def group_into_blocks(raw_datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, block_size: int) -> DatasetDict:
-    """Tokenize the text, join it, and cut it into blocks of `block_size` tokens, labels being the tokens.
+def load_text(arguments: ModelAndDataArguments) -> DatasetDict:
+    """Return the text in the splits "train" and "validation".
 
-    The text is the column "text", or the first one where there is none of that name.
+    The default text is the reference of the Python language. It comes with Python (`pydoc_data.topics`).
     """
-    columns = raw_datasets["train"].column_names
+    if arguments.dataset_name is not None:
+        text = load_dataset(arguments.dataset_name, arguments.dataset_config_name)
+    elif (file := arguments.train_file) is not None:
+        kind = {"txt": "text", "jsonl": "json"}.get(file.rpartition(".")[2], file.rpartition(".")[2])
+        text = load_dataset(kind, data_files={"train": file})
+    else:
+        text = DatasetDict(train=Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]}))
+    if "validation" not in text:
+        split = text["train"].train_test_split(test_size=arguments.validation_split_percentage / 100, seed=0)
+        text = DatasetDict(train=split["train"], validation=split["test"])
+    return text
+
+
+def load_blocks(arguments: ModelAndDataArguments, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+    """Return the text as blocks of `block_size` tokens, in the splits "train" and "validation".
+
+    The text is the column "text", or the first column if there is no "text".
+    """
+    text, block_size = load_text(arguments), arguments.block_size
+    columns = text["train"].column_names
     text_column = "text" if "text" in columns else columns[0]
 
     def tokenize(rows: dict[str, list[str]]) -> dict[str, Any]:
@@ -114,43 +98,5 @@ def group_into_blocks(raw_datasets: DatasetDict, tokenizer: PreTrainedTokenizerB
         blocks = [tokens[start : start + block_size] for start in starts]
         return {"input_ids": blocks, "labels": blocks}
 
-    tokenized = raw_datasets.map(tokenize, batched=True, remove_columns=columns, desc="Tokenizing")
+    tokenized = text.map(tokenize, batched=True, remove_columns=columns, desc="Tokenizing")
     return tokenized.map(group, batched=True, desc=f"Grouping into blocks of {block_size} tokens")
-
-
-def load_blocks(arguments: ModelAndDataArguments, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """Return the blocks of tokens that the arguments ask for, in the splits "train" and "validation"."""
-    raw_datasets = load_raw_datasets(
-        arguments.dataset_name,
-        arguments.dataset_config_name,
-        arguments.train_file,
-        arguments.validation_split_percentage,
-    )
-    return group_into_blocks(raw_datasets, tokenizer, arguments.block_size)
-
-
-def fingerprint(blocks: Dataset) -> str:
-    """Return what tells these blocks of tokens from others: their number, the first and the last one."""
-    return hashlib.sha256(repr((len(blocks), blocks[0], blocks[-1])).encode()).hexdigest()
-
-
-def expect_enough(blocks: DatasetDict, samples_per_batch: int, block_size: int) -> None:
-    """Raise a ValueError where there are too few blocks to train on or to evaluate on."""
-    if len(blocks["train"]) < samples_per_batch or len(blocks["validation"]) == 0:
-        raise ValueError(
-            f"Expected at least {samples_per_batch} blocks of --block_size {block_size} tokens to train on and 1 held "
-            f"out, but got {len(blocks['train'])} and {len(blocks['validation'])}"
-        )
-
-
-def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters in two groups: weights, which decay, and biases and norms, which do not."""
-
-    def is_weight(parameter: Any) -> bool:
-        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # DeepSpeed's ZeRO-3 leaves an empty shape
-
-    parameters = list(model.parameters())
-    return [
-        {"params": [parameter for parameter in parameters if is_weight(parameter)], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if not is_weight(parameter)], "weight_decay": 0.0},
-    ]

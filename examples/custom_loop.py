@@ -1,4 +1,4 @@
-"""The schedule in a plain PyTorch loop: a small GPT-2 learns the reference of the Python language, byte by byte.
+"""The schedule in a plain PyTorch loop. A small GPT-2 learns the reference of the Python language, byte by byte.
 
 python examples/custom_loop.py
 """
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from causal_lm_data import group_into_blocks, load_model_and_tokenizer, load_raw_datasets
+from causal_lm_data import ModelAndDataArguments, load_blocks, load_model_and_tokenizer
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
@@ -21,16 +21,15 @@ NUM_TRAINING_STEPS = 60
 def main() -> None:
     torch.manual_seed(0)
     model, tokenizer = load_model_and_tokenizer()
-    blocks = group_into_blocks(load_raw_datasets(), tokenizer, block_size=128)
+    blocks = load_blocks(ModelAndDataArguments(), tokenizer)
     train: Any = blocks["train"]
     loader: DataLoader = DataLoader(train, batch_size=8, shuffle=True, drop_last=True, collate_fn=default_data_collator)
     held_out = default_data_collator([blocks["validation"][i] for i in range(0, 140, 7)])
 
-    # Six steps of warmup, then three cycles that fill the other steps. Each of them ends in weights worth keeping;
-    # where only the last ones count, one cycle comes to the same.
+    # Six steps of warmup, then three cycles, each twice as long as the one before. They end at the last step.
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-        optimizer, num_warmup_steps=6, num_training_steps=NUM_TRAINING_STEPS, num_cycles=3
+        optimizer, num_warmup_steps=6, num_training_steps=NUM_TRAINING_STEPS, num_cycles=3, T_mult=2
     )
 
     model.train()
@@ -44,7 +43,7 @@ def main() -> None:
         if step % 10 == 0:
             print(f"step {step:3}  learning rate {learning_rate:.2e}  loss {loss.item():.3f}")
 
-        # The rate is at its minimum and the next step is a restart: the moment to evaluate, and to save.
+        # The learning rate is at its minimum: the moment to evaluate and to save.
         if scheduler.at_cycle_end:
             model.eval()
             with torch.no_grad():

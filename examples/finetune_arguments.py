@@ -1,195 +1,102 @@
-"""The options of accelerate_finetune.py, and its errors, which are one line on one process."""
+"""The options of accelerate_finetune.py. A wrong option ends the script with one line."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from causal_lm_data import ModelAndDataArguments, expect_at_least
-from checkpoints import CheckpointError, TrainingState
+from checkpoints import TrainingState
 from transformers import HfArgumentParser
 
 from hf_warmcos.arguments import schedule_from_arguments
+from hf_warmcos.options import add_schedule_options, schedule_arguments
 
-# What a list of cycles stands for.
-SAID_BY_CYCLES = ("num_training_steps", "num_cycles", "T_0", "T_mult", "decay", "cycles")
+
+@contextmanager
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Print errors of these kinds as one line, on the first process, and end the script."""
+    try:
+        yield
+    except kinds as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"accelerate_finetune.py: error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 @dataclass
-class TrainingArguments:
-    """How long and how it is trained."""
+class FinetuneArguments:
+    """How to train, and for how long."""
 
-    output_dir: str = field(metadata={"help": "Where the model, the metrics and the checkpoints go."})
+    output_dir: str = field(metadata={"help": "The folder of the run. The same command continues the run in it."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples per process and micro-batch."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Samples per process in evaluations."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Micro-batches per update."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "The peak of the first cycle."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "The initial learning rate: peak of the first cycle."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of all but biases and norms."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Norm to which the gradients are clipped."})
-    num_train_epochs: float = field(
-        default=1, metadata={"help": "Passes over the training data, where --max_train_steps is not given."}
-    )
-    max_train_steps: int | None = field(
-        default=None,
-        metadata={"help": "Updates in all. A resumed run keeps the number it began with unless it is given."},
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the model's weights, the order of the data and dropout."})
-    checkpointing_steps: str = field(
-        default="cycle",
-        metadata={"help": "Save the state every N updates, at the end of each `epoch` or `cycle`; `no`."},
-    )
-    save_total_limit: int | None = field(
-        default=None,
-        metadata={"help": "Checkpoints to keep: where there are more, the oldest are deleted. Default: all."},
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "The folder of a checkpoint, or `latest`: the newest whole one in output_dir."}
-    )
-    report_to: str | None = field(
-        default=None, metadata={"help": "Trackers of Accelerate, by comma: `tensorboard`, `wandb`, … or `all`."}
-    )
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradients to this norm."})
+    num_train_epochs: float = field(default=1, metadata={"help": "Passes over the training data."})
+    max_train_steps: int | None = field(default=None, metadata={"help": "Updates, in place of --num_train_epochs."})
+    extend_cycles: int | None = field(default=None, metadata={"help": "Append cycles that end at --max_train_steps."})
+    extend_decay: float | None = field(default=None, metadata={"help": "Factor on the peak at each appended restart."})
+    seed: int = field(default=42, metadata={"help": "Seed of the weights, the order of the samples and dropout."})
+    checkpointing_steps: int | None = field(default=None, metadata={"help": "Save every N updates, too."})
+    save_total_limit: int | None = field(default=None, metadata={"help": "Keep only this many newest checkpoints."})
+    report_to: str | None = field(default=None, metadata={"help": "Accelerate's trackers: tensorboard, wandb, all, …"})
 
     def __post_init__(self) -> None:
-        expect_at_least(self, per_device_train_batch_size=1, per_device_eval_batch_size=1, max_train_steps=1)
-        expect_at_least(self, gradient_accumulation_steps=1, num_train_epochs=0, max_grad_norm=0, save_total_limit=1)
-        expect_at_least(self, learning_rate=0, weight_decay=0, seed=0)
-        saving = self.checkpointing_steps
-        if saving not in ("no", "epoch", "cycle") and not (saving.isdecimal() and int(saving) > 0):
-            raise ValueError(f"Expected --checkpointing_steps to be a number, epoch, cycle or no, but got {saving!r}")
-
-    def checkpoint_name(self, step: int, ended_epoch: int | None, ended_cycle: int | None) -> str | None:
-        """The name of the checkpoint that is due after this update; None where none is."""
-        if self.checkpointing_steps == "epoch":
-            return None if ended_epoch is None else f"epoch_{ended_epoch}"
-        if self.checkpointing_steps == "cycle":
-            return None if ended_cycle is None else f"cycle_{ended_cycle}"
-        is_due = self.checkpointing_steps != "no" and step % int(self.checkpointing_steps) == 0
-        return f"step_{step}" if is_due else None
+        expect_at_least(self, max_train_steps=1, gradient_accumulation_steps=1, extend_cycles=1)
+        expect_at_least(self, checkpointing_steps=1, save_total_limit=1)
 
 
-@dataclass
-class ScheduleArguments:
-    """The schedule, under the names of `get_cosine_restarts_with_decay_and_warmup_schedule`.
-
-    A resumed run keeps the schedule of its checkpoint unless one of these is given. `extend_…` keep its past as well
-    and append cycles to it.
-    """
-
-    num_warmup_steps: int | None = field(default=None, metadata={"help": "Default: a fifteenth of the updates."})
-    num_cycles: int | None = field(
-        default=None, metadata={"help": "Cycles. Default: 3 that double and fill the updates; without end with T_0."}
-    )
-    decay: float | None = field(default=None, metadata={"help": "The factor on the peak at each restart. Default: 1."})
-    T_0: float | None = field(default=None, metadata={"help": "Updates of the first cycle, if not fitted."})
-    T_mult: float | None = field(
-        default=None, metadata={"help": "The factor on the length of a cycle at each restart. Default: 1."}
-    )
-    cycles: str | None = field(
-        default=None,
-        metadata={
-            "help": "The cycles one by one: their updates and, after a colon, the share of the peak: 1000,2000:0.5"
-        },
-    )
-    stable_ratio: float | None = field(
-        default=None, metadata={"help": "The share of each cycle for which the rate stays at the peak. Default: 0."}
-    )
-    min_lr: float | None = field(default=None, metadata={"help": "The rate at the end of each cycle. Default: 0."})
-    min_lr_rate: float | None = field(default=None, metadata={"help": "The same as a share of --learning_rate."})
-    warmup_mode: str | None = field(
-        default=None,
-        metadata={
-            "help": "Warmup before the cycles (prefix, the default), over the first one, or in each one.",
-            "choices": ["prefix", "overlap", "every_cycle"],
-        },
-    )
-    warmup_lr_rate: float | None = field(
-        default=None, metadata={"help": "The share of the rate where the warmup starts. Default: 0."}
-    )
-    extend_cycles: int | None = field(
-        default=None, metadata={"help": "Resume, and append so many cycles that end at --max_train_steps."}
-    )
-    extend_decay: float | None = field(
-        default=None, metadata={"help": "The factor on the peak at each of their restarts. Default: as before."}
-    )
-    extend_peak: float | None = field(
-        default=None, metadata={"help": "The share of --learning_rate at which the first of them peaks, in its place."}
-    )
+@one_line_errors(ValueError)
+def parse_arguments(
+    arguments: list[str] | None,
+) -> tuple[ModelAndDataArguments, FinetuneArguments, dict[str, Any]]:
+    """Return the options of the command line. The last are those of the schedule: of them, the ones that were given."""
+    parser = HfArgumentParser([ModelAndDataArguments, FinetuneArguments], usage="%(prog)s --output_dir DIR [options]")  # type: ignore[list-item]
+    about = "By default, three cycles in all updates, each cycle twice as long as the one before."
+    schedule = parser.add_argument_group("schedule", about, argument_default=argparse.SUPPRESS)
+    schedule.add_argument("--num_warmup_steps", type=int, default=None, help="a fifteenth of the updates if not given")
+    add_schedule_options(schedule)
+    data_args, args, schedule_args = parser.parse_args_into_dataclasses(arguments)
+    return data_args, args, schedule_arguments(schedule_args)
 
 
-def parse_arguments(arguments: list[str] | None) -> tuple[ModelAndDataArguments, TrainingArguments, ScheduleArguments]:
-    """Return what the command line says."""
-    parser = HfArgumentParser(
-        [ModelAndDataArguments, TrainingArguments, ScheduleArguments],  # type: ignore[list-item]
-        usage="%(prog)s --output_dir DIR [options]",
-    )
-    with one_line_errors():
-        return parser.parse_args_into_dataclasses(arguments)  # type: ignore[return-value]
-
-
-def plan_schedule(arguments: ScheduleArguments, state: TrainingState) -> dict[str, Any]:
-    """Return the arguments of `get_cosine_restarts_with_decay_and_warmup_schedule`, but for the optimizer.
+def plan_schedule(args: FinetuneArguments, given: dict[str, Any], state: TrainingState) -> dict[str, Any]:
+    """Return the arguments of `get_cosine_restarts_with_decay_and_warmup_schedule`.
 
     Args:
-        arguments: What the command line says.
-        state: The run: its updates in all, and the schedule of the checkpoint that it goes on from.
-
-    Raises:
-        TypeError, ValueError: If they do not fit; the message names them.
+        args: The options of the command line, among them those that extend the schedule of a run.
+        given: The options of the schedule that were given. Without any, a run that continues keeps its schedule.
+        state: The state of the run: its number of updates, and its schedule if it continues.
     """
-    given = {name: value for name, value in asdict(arguments).items() if value is not None}
-    extension = {name.removeprefix("extend_"): given.pop(name) for name in [*given] if name.startswith("extend_")}
-    if extension:
-        if "cycles" not in extension:
-            raise ValueError(f"Expected --extend_cycles with --extend_{', --extend_'.join(extension)}")
-        if given:
-            raise ValueError(
-                f"Expected --extend_cycles to keep the run's schedule, but got --{', --'.join(given)} as well"
-            )
-        return _extend(state, extension.pop("cycles"), **extension)
+    if args.extend_cycles is not None:
+        if state.schedule is None or given:
+            got = f"got --{', --'.join(given)} as well" if given else f"there is none in {args.output_dir}"
+            raise ValueError(f"Expected --extend_cycles to extend the schedule of a run, but {got}")
+        return extend(state.schedule, state.max_train_steps, args.extend_cycles, args.extend_decay)
     if state.schedule is not None and not given:
         return state.schedule
-    if "cycles" in given:
-        given["cycles"] = parse_cycles(given["cycles"])
-    elif "T_0" not in given:
-        given["num_training_steps"] = state.max_train_steps
+    if "T_0" not in given and "cycles" not in given:
+        given = {"num_training_steps": state.max_train_steps, **given}
         if "num_cycles" not in given:
-            # Of the cycles in docs/when-to-use.md, doubling ones did best. A number n of them takes 2**n - 1 updates.
+            # Three cycles, each twice as long as the one before. Very few updates do not have room for three.
             given = {"num_cycles": min(3, (state.max_train_steps + 1).bit_length() - 1), "T_mult": 2, **given}
     return {"num_warmup_steps": state.max_train_steps // 15, **given}
 
 
-def parse_cycles(text: str) -> list[int | list[float]]:
-    """Return the cycles that a text like `1000,2000:0.5` lists."""
-    try:
-        pairs = [cycle.partition(":") for cycle in text.split(",")]
-        return [[int(steps), float(share)] if colon else int(steps) for steps, colon, share in pairs]
-    except ValueError:
-        raise ValueError(f"Expected --cycles to be like 1000,2000:0.5, but got {text!r}") from None
-
-
-def _extend(state: TrainingState, num_cycles: int, **peaks: float) -> dict[str, Any]:
-    if state.schedule is None:
-        raise ValueError("Expected --extend_cycles with --resume_from_checkpoint and a checkpoint to go on from")
-    past = schedule_from_arguments(
-        **{name: value for name, value in state.schedule.items() if name not in ("min_lr", "min_lr_rate")}
-    )
-    if past.end == state.max_train_steps:
-        print(f"The cycles end at update {past.end} already, as training does: --extend_cycles appends none")
-        return state.schedule
-    longer = past.extend(state.max_train_steps, num_cycles, **peaks)
-    kept = {name: value for name, value in state.schedule.items() if name not in SAID_BY_CYCLES}
-    return {**kept, "cycles": longer.cycles}
-
-
-@contextmanager
-def one_line_errors(is_main_process: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """End the script with one line on the main process where the user's arguments do not fit."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, CheckpointError) as error:
-        if is_main_process():
-            print(f"accelerate_finetune.py: error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+def extend(schedule: dict[str, Any], end: int, num_cycles: int, decay: float | None) -> dict[str, Any]:
+    """Append cycles that end at update `end`. The updates before them keep their learning rates."""
+    minimum = {name: schedule[name] for name in ("min_lr", "min_lr_rate") if name in schedule}
+    past = schedule_from_arguments(**{name: value for name, value in schedule.items() if name not in minimum})
+    if past.end == end:  # the same command was given before
+        return schedule
+    fixed = {"num_training_steps", "num_cycles", "T_0", "T_mult", "decay", "cycles"}  # a list of cycles replaces these
+    others = {name: value for name, value in schedule.items() if name not in fixed}
+    return {**others, "cycles": past.extend(end, num_cycles, decay=decay).cycles}

@@ -1,4 +1,4 @@
-"""What accelerate_finetune.py leaves to look at: a line per update, the results and their picture."""
+"""The results of accelerate_finetune.py, and a picture of the run."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from checkpoints import METRICS, TrainingState
 from matplotlib.figure import Figure
 
-from hf_warmcos import CosineRestartLR, plot_schedule
 
-
-class MetricsFile:
-    """The file with a line for each update. Each line reaches it at once, so that a kill of this process loses none."""
-
-    def __init__(self, output_dir: Path) -> None:
-        self._file = (output_dir / METRICS).open("a", buffering=1)
-
-    def write(self, **line: Any) -> None:
-        self._file.write(json.dumps(line) + "\n")
-
-
-def write_results(output_dir: Path, state: TrainingState, scheduler: CosineRestartLR) -> str:
-    """Write `all_results.json` and `learning_rate.png`, and return what they come to in a line."""
+def write_results(output_dir: Path, state: TrainingState) -> str:
+    """Write `all_results.json` and `learning_rate.png`, and return a summary of one line."""
     metrics = [json.loads(line) for line in (output_dir / METRICS).read_text().splitlines()]
     untrained, final = state.evaluations[0], state.evaluations[-1]
     results = {
@@ -37,36 +24,25 @@ def write_results(output_dir: Path, state: TrainingState, scheduler: CosineResta
         "cycles": [result for result in state.evaluations if result["cycle"] is not None],
     }
     (output_dir / "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
-    draw(metrics, results["cycles"], scheduler, output_dir / "learning_rate.png")
+    draw(metrics, results["cycles"], output_dir / "learning_rate.png")
     return (
         f"Held-out loss {untrained['eval_loss']:.4f} before training, {final['eval_loss']:.4f} after "
-        f"{state.completed_steps} updates; everything is in {output_dir}"
+        f"{state.completed_steps} updates. The results are in {output_dir}."
     )
 
 
-def draw(
-    metrics: list[dict[str, Any]], cycle_ends: list[dict[str, Any]], scheduler: CosineRestartLR, path: Path
-) -> None:
-    """Draw the schedule, and below it the loss of each update and the held-out loss at the ends of the cycles."""
+def draw(metrics: list[dict[str, Any]], cycle_ends: list[dict[str, Any]], path: Path) -> None:
+    """Draw the learning rate and the loss of each update, and the held-out loss at the end of each cycle."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     rate_axes, loss_axes = figure.subplots(2, sharex=True)
-    plot_schedule(scheduler, num_steps=metrics[-1]["step"], ax=rate_axes)
-    steps = np.array([line["step"] for line in metrics])
-    # Update k takes the rate of step k - 1.
-    rates = np.array([line["learning_rate"] for line in metrics])
-    planned = scheduler.schedule.curve(steps - 1, scheduler.base_lrs[0], scheduler.eta_mins[0])
-    if not np.allclose(rates, planned, rtol=1e-6, atol=0):
-        rate_axes.plot(steps - 1, rates, color="tab:red", linewidth=1.2, linestyle=":", zorder=4, label="as trained")
-        rate_axes.legend(loc="upper right", edgecolor="none", framealpha=0.9)
-    rate_axes.set_xlabel("")
-    loss_axes.plot(steps, [line["loss"] for line in metrics], color="0.7", linewidth=0.8, label="training")
+    steps = [line["step"] for line in metrics]
+    rate_axes.plot(steps, [line["learning_rate"] for line in metrics], color="#0072B2")
+    loss_axes.plot(steps, [line["loss"] for line in metrics], color="0.6", linewidth=0.8, label="training")
     ends, losses = [end["step"] for end in cycle_ends], [end["eval_loss"] for end in cycle_ends]
-    loss_axes.plot(ends, losses, "o", color="tab:orange", markersize=6, label="held out, at the ends of the cycles")
-    for end, loss in zip(ends[-16:], losses[-16:]):
-        loss_axes.annotate(
-            f"{loss:.3f}", (end, loss), xytext=(-4, 8), textcoords="offset points", ha="right", fontsize="small"
-        )
-    loss_axes.set(xlabel="step", ylabel="loss")
-    loss_axes.spines[["top", "right"]].set_visible(False)
-    loss_axes.legend(loc="upper right", edgecolor="none", framealpha=0.9)
+    loss_axes.plot(ends, losses, "o", color="#D55E00", label="held out, at the end of each cycle")
+    rate_axes.set(ylabel="learning rate")
+    loss_axes.set(xlabel="update", ylabel="loss")
+    loss_axes.legend(frameon=False)
+    for axes in (rate_axes, loss_axes):
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The main example on several machines under SLURM: sbatch examples/slurm_multi_node.sh
-# One launcher per machine, a process per GPU. A requeued job goes on at the newest whole checkpoint.
+# Run accelerate_finetune.py on several machines under SLURM: sbatch examples/slurm_multi_node.sh
+# One launcher per machine, one process per GPU. A requeued job continues from its newest checkpoint.
 
 #SBATCH --job-name=warmcos
 #SBATCH --nodes=2
@@ -14,15 +14,15 @@
 set -euo pipefail
 
 GPUS_PER_NODE=8
-# A folder that all machines see: each of them writes its random numbers into the checkpoints.
+# A folder that all machines can write to.
 OUTPUT_DIR=${OUTPUT_DIR:-$PWD/output/$SLURM_JOB_ID}
 
 MAIN_PROCESS_IP=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# A port that two jobs on one machine do not share.
+# Each job has a port of its own.
 MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MAIN_PROCESS_IP MAIN_PROCESS_PORT GPUS_PER_NODE OUTPUT_DIR
 
-# Single quotes: SLURM_NODEID is each machine's own.
+# Single quotes, because SLURM_NODEID differs on each machine.
 srun bash -c 'accelerate launch \
     --config_file examples/accelerate_configs/multi_node.yaml \
     --num_machines "$SLURM_NNODES" \
@@ -32,6 +32,4 @@ srun bash -c 'accelerate launch \
     --main_process_port "$MAIN_PROCESS_PORT" \
     examples/accelerate_finetune.py \
     --output_dir "$OUTPUT_DIR" \
-    --checkpointing_steps cycle \
-    --resume_from_checkpoint latest \
     "$@"' bash "$@"

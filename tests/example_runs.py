@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
@@ -66,6 +67,7 @@ def _run(
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if machine.all_started.parties == 1:
         entry(*arguments)
         return
@@ -130,7 +132,7 @@ class Run:
         entry: Callable[..., None] = run_example,
         machine: Machine | None = None,
     ) -> None:
-        self.log = log
+        self.log, self.num_processes = log, num_processes
         log.unlink(missing_ok=True)
         self.machine = machine or Machine(0, 1, free_port(), warm_context().Barrier(num_processes))
         arguments = (entry, arguments, str(log), num_processes, self.machine)
@@ -172,17 +174,27 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def processes_of_group(group: int) -> list[int]:
-    """The living processes of a process group."""
-    found = []
+def living_processes() -> dict[int, tuple[int, int]]:
+    """The parent and the process group of each living process."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, process_group = path.read_text().rsplit(")", 1)[1].split()[:3]
+            state, parent, group = path.read_text().rsplit(")", 1)[1].split()[:3]
         except OSError:
             continue
-        if int(process_group) == group and state not in "ZX":
-            found.append(int(path.parent.name))
+        if state not in "ZX":
+            found[int(path.parent.name)] = int(parent), int(group)
     return found
+
+
+def processes_of_group(group: int) -> list[int]:
+    """The living processes of a process group."""
+    return [pid for pid, (_, process_group) in living_processes().items() if process_group == group]
+
+
+def children_of(parent: int) -> list[int]:
+    """The living processes that a process started. Those of a launcher have process groups of their own."""
+    return [pid for pid, (process_parent, _) in living_processes().items() if process_parent == parent]
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 60) -> Any:

@@ -41,16 +41,15 @@ def schedule_of_small_run() -> CosineRestartSchedule:
     return CosineRestartSchedule.fit(24, num_cycles=3, warmup_steps=3, decay=0.75)
 
 
-def resume(small: list[str], output_dir: Path, *options: str, num_processes: int = 1) -> str:
+def train(small: list[str], output_dir: Path, *options: str, num_processes: int = 1) -> str:
     arguments = [*small, f"--output_dir={output_dir}", *options]
-    return Run(output_dir.parent / "resume_log", arguments, num_processes=num_processes).succeed()
+    return Run(output_dir.parent / "log", arguments, num_processes=num_processes).succeed()
 
 
-def copy_of_run(whole_run: Path, tmp_path: Path, *checkpoints: str) -> Path:
-    """A copy of the run as if it had got no further than these checkpoints."""
+def folder_with(whole_run: Path, tmp_path: Path, *checkpoints: str) -> Path:
+    """A folder with these checkpoints of the run and nothing else."""
     output_dir = tmp_path / "run"
     output_dir.mkdir()
-    shutil.copy(whole_run / "metrics.jsonl", output_dir)
     for name in checkpoints:
         shutil.copytree(whole_run / name, output_dir / name)
     return output_dir
@@ -99,68 +98,130 @@ def test_the_model_the_tokenizer_and_the_picture_can_be_used(whole_run):
 
 
 @pytest.mark.parametrize("step", [1, 10, 13, 23])
-def test_a_resumed_run_ends_at_the_same_bits(small, whole_run, tmp_path, step):
-    output_dir = copy_of_run(whole_run, tmp_path, *(f"step_{s}" for s in range(1, step + 1)))
-    assert f"after update {step}" in resume(small, output_dir, "--resume_from_checkpoint=latest")
+def test_the_same_command_continues_a_run_to_the_same_bits(small, whole_run, tmp_path, step):
+    """The folder of a checkpoint has all that a run needs."""
+    output_dir = folder_with(whole_run, tmp_path, f"step_{step}")
+    assert f"Continuing from {output_dir / f'step_{step}'}" in train(small, output_dir)
     assert_same_run(output_dir, whole_run)
     assert json.loads((output_dir / "all_results.json").read_text()) == json.loads(
         (whole_run / "all_results.json").read_text()
     )
 
 
-def test_resuming_from_an_earlier_checkpoint_leaves_later_ones_out_of_the_way(small, whole_run, tmp_path):
-    output_dir = copy_of_run(whole_run, tmp_path, "step_9", "step_14")
-    resume(small, output_dir, f"--resume_from_checkpoint={output_dir / 'step_9'}")
-    assert sorted(path.name for path in output_dir.glob("step_*")) == ["step_14.set_aside", "step_9"]
-    assert_same_run(output_dir, whole_run)
-
-
-def test_resuming_into_another_folder_brings_the_metrics_along(small, whole_run, tmp_path):
-    output_dir = tmp_path / "run"
-    resume(small, output_dir, f"--resume_from_checkpoint={whole_run / 'step_14'}")
-    assert_same_run(output_dir, whole_run)
-
-
-def test_latest_is_the_one_with_the_most_updates_whatever_its_age(small, whole_run, tmp_path):
-    output_dir = copy_of_run(whole_run, tmp_path, "step_20", "step_9")
+def test_a_run_continues_from_the_checkpoint_with_the_most_updates_whatever_its_age(small, whole_run, tmp_path):
+    output_dir = folder_with(whole_run, tmp_path, "step_20", "step_9")
     os.utime(output_dir / "step_20", (0, 0))
-    assert "after update 20" in resume(small, output_dir, "--resume_from_checkpoint=latest")
+    assert f"Continuing from {output_dir / 'step_20'}" in train(small, output_dir)
 
 
-def test_without_a_checkpoint_latest_says_so_and_starts_from_the_beginning(small, whole_run, tmp_path):
-    output_dir = copy_of_run(whole_run, tmp_path)
+def test_a_run_that_has_ended_is_not_trained_again(small, whole_run, tmp_path):
+    output_dir = shutil.copytree(whole_run, tmp_path / "run")
+    weights = (output_dir / "step_24" / "model.safetensors").stat().st_mtime_ns
+    assert f"Continuing from {output_dir / 'step_24'}" in train(small, output_dir)
+    assert (output_dir / "step_24" / "model.safetensors").stat().st_mtime_ns == weights
+    assert_same_run(output_dir, whole_run)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(small, whole_run, tmp_path):
+    output_dir = folder_with(whole_run, tmp_path)
     (output_dir / ".step_24.incomplete").mkdir()
-    with (output_dir / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 25, "cyc')  # the half line of a kill
-    output = resume(small, output_dir, "--resume_from_checkpoint=latest")
-    assert f"No checkpoint in {output_dir} yet: starting from the beginning" in output
+    (output_dir / "metrics.jsonl").write_text('{"step": 1, "cyc')  # the half line of a kill
+    assert f"Beginning a new run in {output_dir}" in train(small, output_dir)
     assert not list(output_dir.glob(".*incomplete"))
     assert_same_run(output_dir, whole_run)
 
 
-def test_a_run_from_the_beginning_does_not_leave_old_checkpoints_for_latest(small, whole_run, tmp_path):
-    output_dir = copy_of_run(whole_run, tmp_path, "step_23")
-    resume(small, output_dir, "--checkpointing_steps=cycle")
-    assert sorted(path.name for path in output_dir.glob("*_[0-9]*")) == [
-        "cycle_0", "cycle_1", "cycle_2", "step_23.set_aside"
-    ]  # fmt: skip
+def expect_one_line_error(run: Run, *expected: str) -> None:
+    assert run.wait() == 2, run.output
+    (error,) = [line for line in run.output.splitlines() if "error: " in line]
+    for text in expected:
+        assert text in error
+    if run.num_processes == 1:
+        assert "Traceback" not in run.output
 
 
-def test_checkpoints_of_epochs_stand_where_epochs_end_and_resume(small, whole_run, tmp_path):
-    """57 training lines make 199 blocks and so 12 updates of 4 blocks on 4 micro-batches each."""
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_second_start_in_the_same_folder_ends_with_one_line_and_leaves_the_first_alone(
+    small, whole_run, tmp_path, num_processes
+):
+    from filelock import FileLock
+
+    output_dir = folder_with(whole_run, tmp_path, "step_9")
+    (output_dir / ".step_10.incomplete").mkdir()
+    before = sorted(output_dir.rglob("*"))
+    with FileLock(output_dir / ".lock"):
+        run = Run(tmp_path / "log", [*small, f"--output_dir={output_dir}"], num_processes=num_processes)
+        assert run.wait() != 0
+    (error,) = [line for line in run.output.splitlines() if "error: " in line]
+    assert f"Another process is training in {output_dir}" in error
+    assert sorted(path for path in output_dir.rglob("*") if path.name != ".lock") == before
+    train(small, output_dir)
+    assert_same_run(output_dir, whole_run)
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(small, whole_run, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    run = Run(tmp_path / "log", [*small, f"--output_dir={file / 'run'}"])
+    expect_one_line_error(run, str(file))
+
+    output_dir = folder_with(whole_run, tmp_path, "step_9")
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", output_dir]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no permission to mount a read-only folder")
+    try:
+        run = Run(tmp_path / "log", [*small, f"--output_dir={output_dir}"])
+        expect_one_line_error(run, "Read-only file system", str(output_dir))
+    finally:
+        subprocess.run(["umount", output_dir], check=True)
+    train(small, output_dir)
+    assert_same_run(output_dir, whole_run)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named_in_one_line(small, whole_run, tmp_path):
+    output_dir = folder_with(whole_run, tmp_path, "step_20")
+    state = output_dir / "step_20" / "training_state.json"
+    for content in ('{"global_step": 3}', '{"state"', None):
+        state.unlink() if content is None else state.write_text(content)
+        run = Run(tmp_path / "log", [*small, f"--output_dir={output_dir}"])
+        expect_one_line_error(run, f"Expected {state.parent} to be a checkpoint of this script")
+
+
+def test_a_checkpoint_that_does_not_load_is_named_in_one_line(small, whole_run, tmp_path):
+    """That of another model, and one whose file was cut off."""
+    output_dir = folder_with(whole_run, tmp_path, "step_20")
+    other_model = [f"--model_name_or_path={make_tiny_model(tmp_path / 'model', n_embd=32)}", *small[1:]]
+    expected = f"Expected {output_dir / 'step_20'} to fit this model and optimizer"
+    run = Run(tmp_path / "log", [*other_model, f"--output_dir={output_dir}"])
+    expect_one_line_error(run, expected, "wte.weight", "[384, 16]", "[384, 32]")
+    for name in ("model.safetensors", "optimizer.bin", "scheduler.bin"):
+        path = output_dir / "step_20" / name
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        expect_one_line_error(Run(tmp_path / "log", [*small, f"--output_dir={output_dir}"]), expected)
+        path.write_bytes(content)
+    train(small, output_dir)
+    assert_same_run(output_dir, whole_run)
+
+
+def test_a_run_continues_from_the_end_of_an_epoch(small, tmp_path):
+    """57 training lines make 199 blocks and so 13 updates of 4 blocks on 4 micro-batches each."""
     output_dir = tmp_path / "run"
-    options = ["--checkpointing_steps=epoch", "--gradient_accumulation_steps=4"]
-    resume(small, output_dir, *options)
-    positions = {
-        path.name: json.loads((path / "checkpoint.json").read_text())["state"] for path in output_dir.glob("epoch_*")
-    }
-    per_epoch = positions["epoch_0"]["completed_steps"]
-    assert {name: position["completed_steps"] for name, position in positions.items()} == {
-        f"epoch_{epoch}": per_epoch * (epoch + 1) for epoch in range(24 // per_epoch)
-    }
+    options = ["--checkpointing_steps=13", "--gradient_accumulation_steps=4"]
+    train(small, output_dir, *options)
+    position = json.loads((output_dir / "step_13" / "training_state.json").read_text())
+    assert (position["epoch"], position["samples_seen"]) == (1, 0)
     other = tmp_path / "other"
-    resume(small, other, *options, f"--resume_from_checkpoint={output_dir / 'epoch_0'}")
+    shutil.copytree(output_dir / "step_13", other / "step_13")
+    train(small, other, *options)
     assert_same_run(other, output_dir)
+
+
+def test_it_saves_at_the_end_of_each_cycle_and_every_so_many_updates(small, tmp_path):
+    train(small, tmp_path / "run", "--checkpointing_steps=9")
+    assert {path.name for path in (tmp_path / "run").glob("step_*")} == {
+        f"step_{step}" for step in (9, 18, *schedule_of_small_run().restarts(24), 24)
+    }
 
 
 def test_gradient_accumulation_gives_the_updates_of_one_large_batch(small, tmp_path):
@@ -168,8 +229,8 @@ def test_gradient_accumulation_gives_the_updates_of_one_large_batch(small, tmp_p
     text = next(option for option in small if option.startswith("--train_file"))
     options = [text, "--block_size=16", "--max_train_steps=6", f"--model_name_or_path={tmp_path / 'model'}"]
     make_tiny_model(tmp_path / "model", dropout=0.0)
-    resume(options, tmp_path / "large", "--per_device_train_batch_size=8")
-    resume(options, tmp_path / "small", "--per_device_train_batch_size=2", "--gradient_accumulation_steps=4")
+    train(options, tmp_path / "large", "--per_device_train_batch_size=8")
+    train(options, tmp_path / "small", "--per_device_train_batch_size=2", "--gradient_accumulation_steps=4")
     for large, small_ in zip(read_metrics(tmp_path / "large"), read_metrics(tmp_path / "small")):
         assert large.pop("loss") == pytest.approx(small_.pop("loss"), rel=1e-4)
         assert large == small_
@@ -177,7 +238,7 @@ def test_gradient_accumulation_gives_the_updates_of_one_large_batch(small, tmp_p
 
 def test_held_out_loss_is_the_same_on_any_number_of_processes(small, whole_run, tmp_path):
     """The held-out blocks do not divide among the processes: the samples that fill up are not counted."""
-    resume(small, tmp_path / "run", num_processes=2)
+    train(small, tmp_path / "run", num_processes=2)
     one, two = (
         json.loads((folder / "all_results.json").read_text())["untrained_eval_loss"]
         for folder in (whole_run, tmp_path / "run")
@@ -201,7 +262,7 @@ def test_accelerate_launch_runs_two_processes_at_the_rates_of_one(small, whole_r
 def test_trackers_get_loss_and_rate(small, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    resume(small, tmp_path / "run", "--report_to=tensorboard")
+    train(small, tmp_path / "run", "--report_to=tensorboard")
     events = EventAccumulator(str(tmp_path / "run" / "accelerate_finetune"))
     events.Reload()
     schedule = schedule_of_small_run()
@@ -214,18 +275,18 @@ def test_trackers_get_loss_and_rate(small, tmp_path):
     ("option", "expected"),
     [
         ("--decay=2", "Expected decay <= 1"),
+        ("--resume_from_checkpoint=latest", "--resume_from_checkpoint"),
         ("--num_cycles=30", "num_cycles"),
         ("--num_warmup_steps=25", "num_warmup_steps"),
-        ("--learning_rate=nan", "learning_rate"),
+        ("--learning_rate=nan", "learning rate: nan"),
         ("--max_train_steps=0", "Expected --max_train_steps >= 1"),
-        ("--checkpointing_steps=sometimes", "Expected --checkpointing_steps to be a number, epoch, cycle or no"),
-        ("--warmup_mode=postfix", "invalid choice: 'postfix'"),
+        ("--checkpointing_steps=0", "Expected --checkpointing_steps >= 1"),
+        ("--warmup_mode=postfix", "postfix"),
         ("--train_file=nowhere.txt", "nowhere.txt"),
-        ("--resume_from_checkpoint=nowhere", "nowhere/checkpoint.json"),
         ("--block_size=100000", "--block_size 100000"),
-        ("--cycles=three", "Expected --cycles to be like 1000,2000:0.5, but got 'three'"),
+        ("--cycles=three", "--cycles: invalid cycles value: 'three'"),
         ("--cycles=21", "cycles"),
-        ("--extend_cycles=1", "Expected --extend_cycles to keep the run's schedule, but got --num_warmup_steps"),
+        ("--extend_cycles=1", "Expected --extend_cycles to extend the schedule of a run, but got --num_warmup_steps"),
         ("--save_total_limit=0", "Expected --save_total_limit >= 1"),
         ("--report_to=abacus", "abacus"),
     ],

@@ -230,7 +230,6 @@ def output_dir(three_cycles, tmp_path):
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "resume-and-extend.md"
-LATEST = "--resume_from_checkpoint=latest"
 
 
 @pytest.mark.slow
@@ -238,66 +237,52 @@ class TestOfTheAccelerateExample:
     EXTENDED = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=3).extend(44, 2, decay=0.5)
 
     def test_more_cycles_are_appended_to_its_past(self, run, three_cycles, output_dir, tmp_path):
-        going_on = (LATEST, "--max_train_steps=44", "--extend_cycles=2", "--extend_decay=0.5")
-        output = run(output_dir, *going_on)
-        assert "other rates" not in output
-        assert "set_aside" not in output
+        longer = ("--max_train_steps=44", "--extend_cycles=2", "--extend_decay=0.5")
+        output = run(output_dir, *longer)
+        assert " was " not in output, "no warning lists changes to the past"
         metrics = read_metrics(output_dir)
         assert metrics[:24] == read_metrics(three_cycles)
         assert [line["learning_rate"] for line in metrics] == [
             self.EXTENDED.lr_at(step, 2e-3, 0.1 * 2e-3) for step in range(44)
         ]
-        assert sorted(path.name for path in output_dir.glob("cycle_*")) == [f"cycle_{index}" for index in range(5)]
+        names = {f"step_{step}" for step in (10, 17, 24, 34, 44)}
+        assert {path.name for path in output_dir.glob("step_*")} == names
         results = json.loads((output_dir / "all_results.json").read_text())
         assert [end["step"] for end in results["cycles"]] == [10, 17, 24, 34, 44]
 
-        # As a run that knew from the start, to the bit; and so does one that was killed on its second way, with the
-        # same command and without any option of the schedule.
+        # The same bits come from a run with these cycles from its start, and from a run that was killed after it was
+        # extended: with the same command again, and without options of the schedule.
         knew = tmp_path / "knew"
-        listed = ",".join(f"{steps}:{share}" for steps, share in self.EXTENDED.cycles)
+        listed = ",".join(f"{steps}:{fraction}" for steps, fraction in self.EXTENDED.cycles)
         run(knew, "--max_train_steps=44", f"--cycles={listed}", "--num_warmup_steps=3", "--min_lr_rate=0.1")
-        for options in (going_on, (LATEST,)):
-            shutil.rmtree(output_dir / "cycle_4")
-            output = run(output_dir, *options)
-            assert ("appends none" in output) == (options == going_on)
+        for options in (longer, ()):
+            shutil.rmtree(output_dir / "step_44")
+            assert "step_34" in run(output_dir, *options)
             assert read_metrics(output_dir) == read_metrics(knew)
             weights, others = (load_file(folder / "model.safetensors") for folder in (output_dir, knew))
             assert all(torch.equal(weights[name], others[name]) for name in weights)
 
     def test_other_data_begin_with_their_first_sample(self, run, three_cycles, output_dir, tmp_path):
         data = make_text(tmp_path / "other.txt", num_lines=40)
-        options = (LATEST, "--max_train_steps=44", "--extend_cycles=1", "--extend_peak=0.25")
+        options = ("--max_train_steps=44", "--extend_cycles=1", "--extend_decay=0.25")
         output = run(output_dir, *options, data=data)
-        assert "The training data are not those of the checkpoint: they begin with their first sample" in output
-        assert read_metrics(output_dir)[24]["learning_rate"] == pytest.approx(0.25 * 2e-3, rel=1e-12)
-        state = json.loads((output_dir / "cycle_3" / "checkpoint.json").read_text())["state"]
-        short_state = json.loads((three_cycles / "cycle_2" / "checkpoint.json").read_text())["state"]
+        assert "These are other training data than before: training begins with their first sample" in output
+        assert read_metrics(output_dir)[24]["learning_rate"] == pytest.approx(2e-3 * 0.75**2 * 0.25, rel=1e-12)
+        state = json.loads((output_dir / "step_44" / "training_state.json").read_text())
+        short_state = json.loads((three_cycles / "step_24" / "training_state.json").read_text())
         assert state["samples_seen"] == 20 * 4
         assert state["epoch"] == short_state["epoch"] + 1
         assert [evaluation["step"] for evaluation in state["evaluations"]] == [24, 44]
-        assert "The training data" not in run(output_dir, LATEST, data=data)
-
-    def test_a_name_that_the_runs_own_past_has_gets_the_step_added(self, run, output_dir):
-        from_cycle_1 = (f"--resume_from_checkpoint={output_dir / 'cycle_1'}", "--num_warmup_steps=0")
-        output = run(output_dir, *from_cycle_1, "--cycles=5,5,14")
-        assert f"{output_dir / 'cycle_2'} is not of this run's past: renamed to cycle_2.set_aside" in output
-        assert f"{output_dir / 'cycle_1'} is not" not in output
-        assert "cycles was None" in output, "the other past is named"
-        names = sorted(path.name for path in output_dir.glob("cycle_*"))
-        assert names == ["cycle_0", "cycle_1", "cycle_2", "cycle_2.set_aside"]
-        again = run(output_dir, *from_cycle_1, "--cycles=5,15,4")
-        assert f"{output_dir / 'cycle_1'} was saved before: this checkpoint is cycle_1_step_20" in again
-        assert f"{output_dir / 'cycle_1'} is not" not in again
-        assert "after update 24" in run(output_dir, LATEST)
+        assert "other training data" not in run(output_dir, data=data)
 
     def test_only_the_newest_checkpoints_are_kept(self, run, tmp_path):
         output_dir = tmp_path / "run"
         options = ("--max_train_steps=12", "--checkpointing_steps=2", "--save_total_limit=2")
         run(output_dir, *options)
-        assert sorted(path.name for path in output_dir.glob("*step_*")) == ["step_10", "step_12"]
+        assert {path.name for path in output_dir.glob("step_*")} == {"step_10", "step_12"}
         assert not list(output_dir.glob(".*incomplete"))
-        assert "after update 12" in run(output_dir, *options, LATEST, "--max_train_steps=14")
-        assert sorted(path.name for path in output_dir.glob("*step_*")) == ["step_12", "step_14"]
+        assert "step_12" in run(output_dir, *options, "--max_train_steps=14")
+        assert {path.name for path in output_dir.glob("step_*")} == {"step_12", "step_14"}
 
 
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch):

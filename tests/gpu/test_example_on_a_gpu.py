@@ -60,8 +60,8 @@ def check_the_example(device: torch.device, small: list[str], tmp_path: Path, co
 
     resumed.mkdir()
     shutil.copytree(whole / f"step_{STOPPED_AT}", resumed / f"step_{STOPPED_AT}")
-    output = launch(config, device, [*small, f"--output_dir={resumed}", "--resume_from_checkpoint=latest"])
-    assert f"after update {STOPPED_AT}" in output
+    output = launch(config, device, [*small, f"--output_dir={resumed}"])
+    assert f"Continuing from {resumed / f'step_{STOPPED_AT}'}" in output
     assert read_metrics(resumed) == read_metrics(whole)
     weights, others = (load_file(folder / "model.safetensors") for folder in (resumed, whole))
     assert weights.keys() == others.keys()
