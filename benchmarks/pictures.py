@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-WIDTH = 5.2  # inches: on the screen of a phone, text of 10 points then has more than 9 pixels
+WIDTH = 5.0  # inches: on the screen of a phone, small text then has more than 9 pixels
 INK, PAPER = "#303338", "#fefefe"  # as drawn; a dark page changes both
 BLUE, VERMILLION, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#777777"  # of Okabe and Ito, and a gray
 DARK_PAGES = "@media (prefers-color-scheme: dark)"
@@ -43,8 +43,9 @@ def style() -> Any:
     """The context in which pictures are drawn and saved: ink for all lines and text, and text that stays text."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     settings: dict[Any, Any] = dict.fromkeys(inked, INK) | dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER)
-    sizes = ("font.size", "axes.labelsize", "axes.titlesize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize")
-    settings |= dict.fromkeys(sizes, 10) | {"svg.fonttype": "none", "svg.hashsalt": "hf_warmcos"}
+    sizes = ("axes.labelsize", "axes.titlesize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize")
+    settings |= dict.fromkeys(sizes, 10)
+    settings |= {"font.size": 11, "svg.fonttype": "none", "svg.hashsalt": "hf_warmcos"}
     return mpl.rc_context(settings)
 
 

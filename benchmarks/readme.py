@@ -1,8 +1,7 @@
-"""Write the figures of the README and of docs/speed.md into them, from the committed results.
+"""Write the figures of the README and of docs/speed.md, and the help on docs/command-line.md, into these documents.
 
     accelerate launch examples/accelerate_finetune.py --output_dir output
     cp output/all_results.json benchmarks/results/accelerate_finetune.json
-    cp output/learning_rate.png docs/images/accelerate_finetune.png
     python -m benchmarks.speed.step_cost --output benchmarks/results
     python -m benchmarks.speed.curve --output benchmarks/results
     python -m benchmarks.readme
@@ -13,6 +12,9 @@ Each section of figures stands between two comments that name it.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,9 +80,33 @@ def other_costs() -> str:
     )
 
 
+def help_of(*command: str) -> str:
+    """What a command prints for `--help` in a terminal of 80 columns."""
+    arguments = [sys.executable, "-m", "hf_warmcos", *command, "--help"]
+    help_text = subprocess.check_output(arguments, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, text=True)
+    return f"```text\n$ {' '.join(['hf-warmcos', *command, '--help'])}\n{help_text.rstrip()}\n```"
+
+
+def command_help() -> str:
+    return help_of()
+
+
+def plot_help() -> str:
+    return help_of("plot")
+
+
+def table_help() -> str:
+    return help_of("table")
+
+
+def run_help() -> str:
+    return help_of("run")
+
+
 DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (finetuning, step_summary),
     "docs/speed.md": (step_cost, other_costs),
+    "docs/command-line.md": (command_help, plot_help, table_help, run_help),
 }
 
 

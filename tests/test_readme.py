@@ -63,8 +63,8 @@ def test_ci_runs_its_two_commands_word_for_word():
         assert f"    '{command}'" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/speed.md"])
-def test_its_figures_are_those_of_the_committed_results(document, monkeypatch):
+@pytest.mark.parametrize("document", ["README.md", "docs/speed.md", "docs/command-line.md"])
+def test_figures_and_help_are_those_of_today(document, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     readme = importlib.import_module("benchmarks.readme")
     assert readme.with_figures(document) == (ROOT / document).read_text()

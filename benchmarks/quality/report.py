@@ -210,20 +210,19 @@ def snapshot_table(frame: pd.DataFrame, task: str) -> str:
     return markdown_table([*header, "all minus separate runs"], rows)
 
 
-def weight_average_table(frame: pd.DataFrame) -> str:
-    """Averages of weights and of predictions; arrows against the last checkpoint."""
-    kinds, sizes, rows = ("weights", "predictions"), range(2, 5), []
+def average_table(frame: pd.DataFrame, kind: str) -> str:
+    """Averages of `weights` or of `predictions`; arrows against the last checkpoint."""
+    sizes, rows = ("2", "3", "4"), []
     for (task, name), of in groups(frame.set_index("seed"), ["task", "name"]):
         last = of["weights"].map(lambda by_size: loss_of(by_size["1"]))
         cells = [
-            against(of[kind].map(lambda by_size, size=size: loss_of(by_size[f"{size}"])), last)
-            if f"{size}" in of[kind].iloc[0]
+            against(of[kind].map(lambda by_size, size=size: loss_of(by_size[size])), last)
+            if size in of[kind].iloc[0]
             else ""
-            for kind in kinds
             for size in sizes
         ]
         rows.append([task, name, estimate(last).text(), *cells])
-    columns = [f"{kind}, last {size}" for kind in kinds for size in sizes]
+    columns = [f"{kind}, last {size}" for size in sizes]
     return markdown_table(["task", "schedule", "last checkpoint", *columns], rows)
 
 
@@ -511,7 +510,8 @@ def figures(raw: Path) -> dict[str, str]:
     shown |= {"best": best_table(known), "arguments": argument_table(known), "decisions": decision_table(frames)}
     averages = records(raw / "weight_averages.jsonl")
     averages["name"] = [setting_name(run) for run in runs_of(averages)]
-    shown |= {"weights": weight_average_table(averages), "below the mean": between_the_members(averages, known)}
+    shown |= {kind: average_table(averages, kind) for kind in ("weights", "predictions")}
+    shown |= {"below the mean": between_the_members(averages, known)}
     for task in FIRST_TASKS:
         shown[f"known end, {task}"] = known_end_table(known, task)
         shown[f"snapshots, {task}"] = snapshot_table(known, task)
