@@ -24,7 +24,17 @@ from matplotlib.figure import Figure
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH = 5.0  # inches: on the screen of a phone, small text then has more than 9 pixels
 INK, PAPER = "#303338", "#fefefe"  # as drawn; a dark page changes both
-BLUE, VERMILLION, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#777777"  # of Okabe and Ito, and a gray
+# Okabe and Ito's colors, which color-blind people can tell apart, and a gray.
+PALETTE = BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#f0e442",
+)
+GRAY = "#777777"
 DARK_PAGES = "@media (prefers-color-scheme: dark)"
 COLORS = f"""
 <style>

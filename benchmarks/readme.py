@@ -1,5 +1,7 @@
 """Write the figures of the README and of docs/speed.md, and the help on docs/command-line.md, into these documents.
 
+The picture of docs/speed.md is drawn, too.
+
     accelerate launch examples/accelerate_finetune.py --output_dir output
     cp output/all_results.json benchmarks/results/accelerate_finetune.json
     python -m benchmarks.speed.step_cost --output benchmarks/results
@@ -19,8 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.speed.step_cost import BARE_LOOP, OURS, OURS_AT_RESTART, TORCH, counted_groups
+from benchmarks.pictures import GRAY, PALETTE, new_figure, save, style
+from benchmarks.speed.step_cost import OURS, OURS_AT_RESTART, TORCH, counted_groups
 from benchmarks.speed.timing import describe, rounded
 
 ROOT = Path(__file__).parent.parent
@@ -42,28 +47,73 @@ def finetuning() -> str:
     )
 
 
+# What each part of the record has timed, as the head of its table says it. Parts that were not timed are left out.
+PARTS = {
+    "update": "µs per update: `step()`, `at_cycle_end`, `get_last_lr()`",
+    "num_groups": "µs per `step()`, learning rates are floats",
+    "tensor_rates": "µs per `step()`, learning rates are tensors",
+}
+
+
+def timed(record: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By part, number of groups and contender: the timings."""
+    return {
+        part: {counted_groups(key) if key.isdigit() else key: of for key, of in record[part].items()}
+        for part in PARTS
+        if part in record
+    }
+
+
 def step_cost() -> str:
-    """The medians of one step, for each contender and number of groups, and for each kind of rate."""
+    """The medians, for each contender and number of groups."""
     record = read("step_cost")
-    columns = {counted_groups(num_groups): of for num_groups, of in record["num_groups"].items()}
     parts = []
-    for kind, timings in (("floats", columns), ("tensors", record.get("tensor_rates"))):
-        if timings:
-            names = [name for name in next(iter(timings.values())) if name != OURS_AT_RESTART]
-            rows = [[name, *(rounded(of[name]["median"]) for of in timings.values())] for name in names]
-            parts.append(markdown_table([f"µs per `step()`, median; rates are {kind}", *timings], rows))
+    for part, columns in timed(record).items():
+        names = [name for name in next(iter(columns.values())) if name != OURS_AT_RESTART]
+        rows = [[name, *(rounded(of[name]["median"]) for of in columns.values())] for name in names]
+        parts.append(markdown_table([PARTS[part], *columns], rows))
     missing = "".join(f" Not available: {name}." for name in record["unavailable"])
-    return "\n\n".join([*parts, f"{describe(record['surroundings'])}.{missing}"])
+    return "\n\n".join([*parts, f"Medians. {describe(record['surroundings'])}.{missing}"])
+
+
+def draw_step_cost() -> Figure:
+    """The medians over the number of groups: a panel for each part, a line for each contender."""
+    parts = timed(read("step_cost"))
+    figure = new_figure(2.2 * len(parts) + 1.8)
+    names = [name for name in parts["num_groups"]["1 group"] if name != OURS_AT_RESTART]
+    looks = {name: (color, marker) for name, color, marker in zip(names, [*PALETTE, GRAY], "os^vDPX*")}
+    for axes, (part, columns) in zip(figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0], parts.items()):
+        columns = {key: of for key, of in columns.items() if key.split()[-1] in ("group", "groups")}
+        for name in next(iter(columns.values())):
+            if name in looks:
+                color, marker = looks[name]
+                medians = [of[name]["median"] for of in columns.values()]
+                axes.plot([int(key.split()[0]) for key in columns], medians, marker=marker, color=color, label=name)
+        axes.set(xscale="log", yscale="log", title=PARTS[part].replace("`", ""))
+        axes.yaxis.set_major_formatter(lambda number, _: f"{number:,g}")
+        axes.minorticks_off()
+        axes.grid(alpha=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("parameter groups")
+    axes.set_xticks([1, 2, 50, 1000], ["1", "2", "50", "1000"])
+    handles, labels = next(
+        of for of in figure.axes if of.get_title().startswith("µs per step")
+    ).get_legend_handles_labels()
+    short = [
+        label.replace("transformers get_cosine_with_hard_restarts_schedule_with_warmup", "transformers hard restarts")
+        for label in labels
+    ]
+    figure.legend(handles, short, loc="outside lower left", frameon=False)
+    return figure
 
 
 def step_summary() -> str:
-    """What a step costs, in one sentence."""
-    of = read("step_cost")["num_groups"]["1"]
-    ours, loop, torchs = (rounded(of[name]["median"]) for name in (OURS, BARE_LOOP, TORCH))
-    return (
-        f"One `step()` with one parameter group takes {ours} µs, a loop written by hand for the same rates {loop} µs, "
-        f"and torch's `CosineAnnealingWarmRestarts` {torchs} µs."
-    )
+    """What an update costs, in one sentence."""
+    record = read("step_cost")
+    part, what = ("update", "an update") if "update" in record else ("num_groups", "a `step()`")
+    of = timed(record)[part]["1 group"]
+    ours, torchs = (rounded(of[name]["median"]) for name in (OURS, TORCH))
+    return f"With one parameter group {what} takes {ours} µs, with torch's `CosineAnnealingWarmRestarts` {torchs} µs."
 
 
 def other_costs() -> str:
@@ -119,6 +169,8 @@ def with_figures(document: str) -> str:
 def main() -> None:
     for document in DOCUMENTS:
         (ROOT / document).write_text(with_figures(document))
+    with style():
+        save(draw_step_cost(), RESULTS / "step_cost.svg")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_it_names_the_machine_and_the_versions(quick_runs, name):
 
 @pytest.mark.slow
 def test_step_cost_has_each_contender_in_the_table_with_a_time_or_its_reason(quick_runs):
-    printed, record, picture = quick_runs["step_cost"]
+    printed, record, _ = quick_runs["step_cost"]
     table = table_of(printed.split("Rates are tensors")[0])
     assert set(record["num_groups"]) == {"1", "2", "50", "1000"}
     measured = set(record["num_groups"]["1"])
@@ -72,7 +72,6 @@ def test_step_cost_has_each_contender_in_the_table_with_a_time_or_its_reason(qui
     for name, reason in record["unavailable"].items():
         assert set(table[name]) == {"not available"}
         assert reason in printed
-    assert picture.stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -68,3 +68,13 @@ def test_figures_and_help_are_those_of_today(document, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     readme = importlib.import_module("benchmarks.readme")
     assert readme.with_figures(document) == (ROOT / document).read_text()
+
+
+def test_the_picture_of_the_costs_shows_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    readme, pictures = (importlib.import_module(f"benchmarks.{name}") for name in ("readme", "pictures"))
+    with pictures.style():
+        redrawn = pictures.drawn(readme.draw_step_cost())
+    committed = pictures.shown(readme.RESULTS / "step_cost.svg")
+    assert redrawn["texts"] == committed["texts"]
+    assert redrawn["numbers"] == pytest.approx(committed["numbers"], rel=1e-3)

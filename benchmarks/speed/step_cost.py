@@ -37,7 +37,6 @@ from benchmarks.speed.timing import (
     finish,
     interleave,
     repeated,
-    rounded,
     surroundings,
 )
 from hf_warmcos import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup
@@ -249,36 +248,6 @@ def compare(floats: dict[int, Timings], tensors: dict[int, Timings], shared: Tim
     return [*bars, Bar(f"{OURS}, {SHARED} over 1 group", many.median / one.median, "<=", SHARED_BAR)]
 
 
-def draw(rows: Mapping[str, Mapping[str, Timings]], path: Path) -> None:
-    """A row of panels for each kind of rate, a panel for each number of groups."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    columns = max(map(len, rows.values()))
-    figure, panels = plt.subplots(len(rows), columns, figsize=(4 * columns, 7), layout="constrained")
-    for kind, panels_of_kind, timings in zip(rows, panels, rows.values()):
-        for axis in panels_of_kind[len(timings) :]:
-            axis.remove()
-        for axis, (title, of) in zip(panels_of_kind, timings.items()):
-            names = [name for name in reversed(CONTENDERS) if name in of and name != OURS_AT_RESTART]
-            medians = [of[name].median for name in names]
-            spread = [
-                [of[name].median - of[name].lower_quartile for name in names],
-                [of[name].upper_quartile - of[name].median for name in names],
-            ]
-            colors = ["tab:blue" if name.startswith(OURS) else "tab:gray" for name in names]
-            labels = [name.replace(" get_", "\nget_").replace("SequentialLR(", "SequentialLR(\n") for name in names]
-            bars = axis.barh(labels, medians, xerr=spread, color=colors)
-            axis.bar_label(bars, [rounded(median) for median in medians], padding=4, fontsize=8)
-            axis.set_title(f"{title}, {kind}", fontsize=9)
-            axis.set_xlabel("µs per step(), median and quartiles")
-            axis.set_xlim(0, 1.3 * max(of[name].upper_quartile for name in names))
-            axis.tick_params(axis="y", labelsize=7, labelleft=axis is panels_of_kind[0])
-    figure.savefig(path, dpi=110)
-
-
 def as_record(timings: Mapping[Any, Timings]) -> dict[str, Any]:
     return {str(key): {name: timing._asdict() for name, timing in of.items()} for key, of in timings.items()}
 
@@ -319,8 +288,7 @@ def main() -> None:
         "shared_tensor": {counted: of._asdict() for counted, of in shared_alone.items()},
         "unavailable": unavailable,
     }
-    pictures = partial(draw, {"float rates": of_floats, "tensor rates": of_tensors})
-    finish(arguments, "step_cost", record, compare(floats, tensors, shared_alone), pictures)
+    finish(arguments, "step_cost", record, compare(floats, tensors, shared_alone))
 
 
 if __name__ == "__main__":

@@ -130,9 +130,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def finish(
-    arguments: argparse.Namespace, name: str, record: dict[str, Any], bars: Sequence[Bar] = (), draw: Any = None
-) -> None:
+def finish(arguments: argparse.Namespace, name: str, record: dict[str, Any], bars: Sequence[Bar] = ()) -> None:
     """Print the bars, write what `--output` asks for, and exit with status 1 where `--check` does."""
     if bars:
         print("\n" + "\n".join(str(bar) for bar in bars))
@@ -140,7 +138,5 @@ def finish(
         arguments.output.mkdir(parents=True, exist_ok=True)
         record["bars"] = [{**bar._asdict(), "holds": bar.holds} for bar in bars]
         (arguments.output / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-        if draw is not None:
-            draw(arguments.output / f"{name}.png")
     if arguments.check and not all(bar.holds for bar in bars):
         raise SystemExit(1)

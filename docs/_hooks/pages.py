@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 DARK_PAGES = "@media (prefers-color-scheme: dark)"
 # Pages of the site that lie elsewhere in the repository.
 PAGES = {"examples.md": "examples/README.md", "benchmarks.md": "benchmarks/README.md", "changelog.md": "CHANGELOG.md"}
-NOT_SHOWN = ("arc_at", "floor_and_span", "overlap", "segment_at")  # methods for the package's own modules
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -41,9 +40,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     source = Path(page.file.abs_src_path or "")
     page.edit_url = f"{config.extra['repository']}/edit/main/{source.relative_to(ROOT)}"
-    markdown = re.sub(r"<!-- reference: (\w+) -->", _reference, markdown)
-    if "<!-- reference:" in markdown or ":::" in markdown:
-        markdown = re.sub(r"^Docstrings in the source: .*\n", "", markdown, flags=re.MULTILINE)
+    # In the place of docstrings, the repository shows links to them.
+    markdown = re.sub(r"^Docstrings in the source: .*\n", "", markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"<!-- reference: (\w+) -->", r"::: hf_warmcos.\1", markdown)
     return _with_links(markdown, page, config, files)
 
 
@@ -62,12 +61,6 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     html = re.sub(r"<table>.*?</table>", _labeled_table, html, flags=re.DOTALL)
     html = re.sub(r'<div class="language-pycon highlight">.*?</div>', _copied_without_prompts, html, flags=re.DOTALL)
     return re.sub(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', _formula, html, flags=re.DOTALL)
-
-
-def _reference(match: re.Match[str]) -> str:
-    """The directive that the site's generator replaces by a docstring."""
-    filters = ["!^_", *(f"!^{name}$" for name in NOT_SHOWN)]
-    return f"::: hf_warmcos.{match[1]}\n    options:\n      filters: {filters}"
 
 
 def _with_links(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
