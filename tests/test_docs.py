@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -360,3 +361,53 @@ def test_the_code_of_each_page_runs_in_its_order(document, tmp_path, monkeypatch
         train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
         output_dir="output",
     )
+
+
+SOURCES = sorted((ROOT / "hf_warmcos").rglob("*.py"))
+
+
+def text_of(node):
+    """The text of a string in the source, with … for each value that is filled in."""
+    if isinstance(node, ast.Constant):
+        text = node.value if isinstance(node.value, str) else "…"
+    elif isinstance(node, ast.JoinedStr):
+        text = "".join(map(text_of, node.values))
+    else:
+        text = text_of(node.left) + text_of(node.right) if isinstance(node, ast.BinOp) else "…"
+    return re.sub("…+", "…", re.sub(r"%[sdr]", "…", text)).replace("`", "")
+
+
+@cache
+def package_strings():
+    nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+    return [text_of(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp)]
+
+
+def package_warnings():
+    """What is passed to `warnings.warn` and `logger.warning`: as it stands, or by a name that it was given."""
+    for path in SOURCES:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        named = [(node.targets[0].id, node.value) for node in nodes if is_named(node)]
+        for node in nodes:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("warnings.warn", "logger.warning"):
+                message = node.args[0]
+                name = message.id if isinstance(message, ast.Name) else None
+                yield from (text_of(value) for of, value in named if of == name) if name else [text_of(message)]
+
+
+def is_named(node):
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+
+
+QUOTED = re.findall(r"^\| `([^`|]{30,})` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_package(message):
+    assert any(message in of for of in package_strings())
+
+
+def test_the_troubleshooting_page_has_each_warning_of_the_package():
+    warned = [of for of in package_warnings() if not of.startswith("… ") and of != "…"]
+    assert len(warned) >= 6
+    assert [of for of in warned if not any(of in quoted or quoted in of for quoted in QUOTED)] == []
