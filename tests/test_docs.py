@@ -411,3 +411,21 @@ def test_the_troubleshooting_page_has_each_warning_of_the_package():
     warned = [of for of in package_warnings() if not of.startswith("… ") and of != "…"]
     assert len(warned) >= 6
     assert [of for of in warned if not any(of in quoted or quoted in of for quoted in QUOTED)] == []
+
+
+# Phrases that readers stumbled over, and words that the vocabulary replaces.
+PHRASES = re.compile(
+    r"level with|hold (it|them) against|held against|contradicts the past|whatever the strategies|always are\b"
+    r"|that knew\b|\bat hand\b|outlives|goes outside|base rate|\b(three|same) doors|\bof others\b|\bshare of\b|\ba draw\b"
+    r"|(end|length) is open|nobody knows|\b(go|goes|going|went) on\b(?! to)",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/five_minutes.ipynb"])
+def test_no_phrase_that_readers_stumbled_over_is_left_on_a_page(document):
+    assert [found[0] for found in PHRASES.finditer((ROOT / document).read_text())] == []
+
+
+def test_no_phrase_that_readers_stumbled_over_is_left_in_docstrings_errors_and_logs():
+    assert [text for text in package_strings() if PHRASES.search(text)] == []
