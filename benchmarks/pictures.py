@@ -25,21 +25,13 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH = 5.0  # inches: on the screen of a phone, small text then has more than 9 pixels
 INK, PAPER = "#303338", "#fefefe"  # as drawn; a dark page changes both
 # Okabe and Ito's colors, which color-blind people can tell apart, and a gray.
-PALETTE = BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#f0e442",
-)
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
 GRAY = "#777777"
 DARK_PAGES = "@media (prefers-color-scheme: dark)"
 COLORS = f"""
 <style>
 :root {{ --ink: {INK}; --paper: #ffffff; --blue: {BLUE} }}
-{DARK_PAGES} {{ :root {{ --ink: #d5d8df; --paper: #1e2129; --blue: #56b4e9 }} }}
+{DARK_PAGES} {{ :root {{ --ink: #d5d8df; --paper: #1e2129; --blue: #3b8fd6 }} }}
 </style>
 """
 

@@ -24,8 +24,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.pictures import GRAY, PALETTE, new_figure, save, style
-from benchmarks.speed.step_cost import OURS, OURS_AT_RESTART, TORCH, counted_groups
+from benchmarks.pictures import BLUE, GRAY, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, save, style
+from benchmarks.speed.step_cost import (
+    BARE_LOOP,
+    OURS,
+    OURS_AT_RESTART,
+    OURS_IN_WARMUP,
+    PYTORCH_OPTIMIZER,
+    TIMM,
+    TORCH,
+    TORCH_SEQUENTIAL,
+    TRANSFORMERS,
+    counted_groups,
+)
 from benchmarks.speed.timing import describe, rounded
 
 ROOT = Path(__file__).parent.parent
@@ -76,34 +87,38 @@ def step_cost() -> str:
     return "\n\n".join([*parts, f"Medians. {describe(record['surroundings'])}.{missing}"])
 
 
+# The color, marker and line of each contender in the picture, and its name there.
+LOOKS = {
+    OURS: (BLUE, "o-", OURS),
+    OURS_IN_WARMUP: (BLUE, "o:", OURS_IN_WARMUP),
+    BARE_LOOP: (GRAY, "s--", BARE_LOOP),
+    TORCH: (VERMILLION, "^-", TORCH),
+    TORCH_SEQUENTIAL: (VERMILLION, "v:", "torch SequentialLR(LinearLR, …)"),
+    TRANSFORMERS: (GREEN, "D-", "transformers, hard restarts"),
+    TIMM: (PURPLE, "P-", TIMM),
+    PYTORCH_OPTIMIZER: (ORANGE, "X-", "pytorch_optimizer"),
+}
+
+
 def draw_step_cost() -> Figure:
     """The medians over the number of groups: a panel for each part, a line for each contender."""
     parts = timed(read("step_cost"))
     figure = new_figure(2.2 * len(parts) + 1.8)
-    names = [name for name in parts["num_groups"]["1 group"] if name != OURS_AT_RESTART]
-    looks = {name: (color, marker) for name, color, marker in zip(names, [*PALETTE, GRAY], "os^vDPX*")}
+    lines = {}
     for axes, (part, columns) in zip(figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0], parts.items()):
-        columns = {key: of for key, of in columns.items() if key.split()[-1] in ("group", "groups")}
-        for name in next(iter(columns.values())):
-            if name in looks:
-                color, marker = looks[name]
-                medians = [of[name]["median"] for of in columns.values()]
-                axes.plot([int(key.split()[0]) for key in columns], medians, marker=marker, color=color, label=name)
+        counted = {int(key.split()[0]): of for key, of in columns.items() if "share" not in key}
+        for name, (color, line, label) in LOOKS.items():
+            if all(name in of for of in counted.values()):
+                medians = [of[name]["median"] for of in counted.values()]
+                (lines[label],) = axes.plot([*counted], medians, line, color=color, markersize=5)
         axes.set(xscale="log", yscale="log", title=PARTS[part].replace("`", ""))
         axes.yaxis.set_major_formatter(lambda number, _: f"{number:,g}")
         axes.minorticks_off()
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("parameter groups")
     axes.set_xticks([1, 2, 50, 1000], ["1", "2", "50", "1000"])
-    handles, labels = next(
-        of for of in figure.axes if of.get_title().startswith("µs per step")
-    ).get_legend_handles_labels()
-    short = [
-        label.replace("transformers get_cosine_with_hard_restarts_schedule_with_warmup", "transformers hard restarts")
-        for label in labels
-    ]
-    figure.legend(handles, short, loc="outside lower left", frameon=False)
+    axes.set_xlabel("parameter groups")
+    figure.legend([*lines.values()], [*lines], loc="outside lower left", frameon=False)
     return figure
 
 
