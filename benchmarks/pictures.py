@@ -124,7 +124,7 @@ def draw(code: str) -> Figure:
     *_, last = block.body
     if not (isinstance(last, ast.Expr) and isinstance(last.value, ast.Call)):
         raise ValueError(f"Expected a picture's code to end in a call of plot_schedule, but got {code!r}")
-    figure = new_figure(2.3)
+    figure = new_figure(2.5)
     last.value.keywords.append(ast.keyword("ax", ast.Name("_axes", ast.Load())))
     names: dict[str, Any] = {"_axes": figure.subplots()}
     exec(compile(ast.fix_missing_locations(block), "picture", "exec"), names)

@@ -402,13 +402,20 @@ def is_named(node):
 QUOTED = re.findall(r"^\| `([^`|]{30,})` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
 
 
+def says(source, quoted):
+    """Whether a message is one from the source: the same, or with what was filled in by a name of its own."""
+    known = source.replace("…", "")
+    pattern = re.escape(source).replace("…", ".+")
+    return quoted in source or (2 * len(known) > len(quoted) and re.fullmatch(pattern, quoted, re.DOTALL) is not None)
+
+
 @pytest.mark.parametrize("message", QUOTED)
 def test_the_messages_of_the_troubleshooting_page_are_those_of_the_package(message):
-    assert any(message in of for of in package_strings())
+    assert any(says(source, message) for source in package_strings())
 
 
 def test_the_troubleshooting_page_has_each_warning_of_the_package():
-    warned = [of for of in package_warnings() if not of.startswith("… ") and of != "…"]
+    warned = {of for of in package_warnings() if not of.startswith("… ") and of != "…"}
     assert len(warned) >= 6
     assert [of for of in warned if not any(of in quoted or quoted in of for quoted in QUOTED)] == []
 
