@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], num_text_columns: int = 1) -> str:
+    """A table whose first columns are text; the others are numbers, aligned to the right."""
+    alignment = ["---"] * num_text_columns + ["---:"] * (len(header) - num_text_columns)
+    lines = [header, alignment, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

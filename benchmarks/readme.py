@@ -1,8 +1,9 @@
-"""Write the figures of the README and of docs/speed.md into them, from the committed results.
+"""Write the figures of the README and of docs/speed.md, and the help on docs/command-line.md, into these documents.
+
+The picture of docs/speed.md is drawn, too.
 
     accelerate launch examples/accelerate_finetune.py --output_dir output
     cp output/all_results.json benchmarks/results/accelerate_finetune.json
-    cp output/learning_rate.png docs/images/accelerate_finetune.png
     python -m benchmarks.speed.step_cost --output benchmarks/results
     python -m benchmarks.speed.curve --output benchmarks/results
     python -m benchmarks.readme
@@ -13,12 +14,28 @@ Each section of figures stands between two comments that name it.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.speed.step_cost import BARE_LOOP, OURS, TORCH, counted_groups
+from benchmarks.pictures import BLUE, GRAY, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, save, style
+from benchmarks.speed.step_cost import (
+    BARE_LOOP,
+    OURS,
+    OURS_IN_WARMUP,
+    PYTORCH_OPTIMIZER,
+    TIMM,
+    TORCH,
+    TORCH_SEQUENTIAL,
+    TRANSFORMERS,
+    counted_groups,
+)
 from benchmarks.speed.timing import describe, rounded
 
 ROOT = Path(__file__).parent.parent
@@ -40,28 +57,77 @@ def finetuning() -> str:
     )
 
 
+# What each part of the record has timed, as the head of its table says it. Parts that were not timed are left out.
+PARTS = {
+    "update": "µs per update: `step()`, `at_cycle_end`, `get_last_lr()`",
+    "num_groups": "µs per `step()`, learning rates are floats",
+    "tensor_rates": "µs per `step()`, learning rates are tensors",
+}
+
+
+def timed(record: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By part, number of groups and contender: the timings."""
+    return {
+        part: {counted_groups(key) if key.isdigit() else key: of for key, of in record[part].items()}
+        for part in PARTS
+        if part in record
+    }
+
+
 def step_cost() -> str:
-    """The medians of one step, for each contender and number of groups, and for each kind of rate."""
+    """The medians, for each contender and number of groups."""
     record = read("step_cost")
-    columns = {counted_groups(num_groups): of for num_groups, of in record["num_groups"].items()}
     parts = []
-    for kind, timings in (("floats", columns), ("tensors", record.get("tensor_rates"))):
-        if timings:
-            names = [name for name in next(iter(timings.values()))]
-            rows = [[name, *(rounded(of[name]["median"]) for of in timings.values())] for name in names]
-            parts.append(markdown_table([f"µs per `step()`, median; rates are {kind}", *timings], rows))
+    for part, columns in timed(record).items():
+        names = [*next(iter(columns.values()))]
+        rows = [[name, *(rounded(of[name]["median"]) for of in columns.values())] for name in names]
+        parts.append(markdown_table([PARTS[part], *columns], rows))
     missing = "".join(f" Not available: {name}." for name in record["unavailable"])
-    return "\n\n".join([*parts, f"{describe(record['surroundings'])}.{missing}"])
+    return "\n\n".join([*parts, f"Medians. {describe(record['surroundings'])}.{missing}"])
+
+
+# The color, marker and line of each contender in the picture, and its name there.
+LOOKS = {
+    OURS: (BLUE, "o-", OURS),
+    OURS_IN_WARMUP: (BLUE, "o:", OURS_IN_WARMUP),
+    BARE_LOOP: (GRAY, "s--", BARE_LOOP),
+    TORCH: (VERMILLION, "^-", TORCH),
+    TORCH_SEQUENTIAL: (VERMILLION, "v:", "torch SequentialLR(LinearLR, …)"),
+    TRANSFORMERS: (GREEN, "D-", "transformers, hard restarts"),
+    TIMM: (PURPLE, "P-", TIMM),
+    PYTORCH_OPTIMIZER: (ORANGE, "X-", "pytorch_optimizer"),
+}
+
+
+def draw_step_cost() -> Figure:
+    """The medians over the number of groups: a panel for each part, a line for each contender."""
+    parts = timed(read("step_cost"))
+    figure = new_figure(2.2 * len(parts) + 1.8)
+    lines = {}
+    for axes, (part, columns) in zip(figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0], parts.items()):
+        counted = {int(key.split()[0]): of for key, of in columns.items() if "share" not in key}
+        for name, (color, line, label) in LOOKS.items():
+            if all(name in of for of in counted.values()):
+                medians = [of[name]["median"] for of in counted.values()]
+                (lines[label],) = axes.plot([*counted], medians, line, color=color, markersize=5)
+        axes.set(xscale="log", yscale="log", title=PARTS[part].replace("`", ""))
+        axes.yaxis.set_major_formatter(lambda number, _: f"{number:,g}")
+        axes.minorticks_off()
+        axes.grid(alpha=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks([1, 2, 50, 1000], ["1", "2", "50", "1000"])
+    axes.set_xlabel("parameter groups")
+    figure.legend([*lines.values()], [*lines], loc="outside lower left", frameon=False)
+    return figure
 
 
 def step_summary() -> str:
-    """What a step costs, in one sentence."""
-    of = read("step_cost")["num_groups"]["1"]
-    ours, loop, torchs = (rounded(of[name]["median"]) for name in (OURS, BARE_LOOP, TORCH))
-    return (
-        f"One `step()` with one parameter group takes {ours} µs, a loop written by hand for the same rates {loop} µs, "
-        f"and torch's `CosineAnnealingWarmRestarts` {torchs} µs."
-    )
+    """What an update costs, in one sentence."""
+    record = read("step_cost")
+    part, what = ("update", "an update") if "update" in record else ("num_groups", "a `step()`")
+    of = timed(record)[part]["1 group"]
+    ours, torchs = (rounded(of[name]["median"]) for name in (OURS, TORCH))
+    return f"With one parameter group {what} takes {ours} µs, with torch's `CosineAnnealingWarmRestarts` {torchs} µs."
 
 
 def other_costs() -> str:
@@ -78,9 +144,33 @@ def other_costs() -> str:
     )
 
 
+def help_of(*command: str) -> str:
+    """What a command prints for `--help` in a terminal of 80 columns."""
+    arguments = [sys.executable, "-m", "hf_warmcos", *command, "--help"]
+    help_text = subprocess.check_output(arguments, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, text=True)
+    return f"```text\n$ {' '.join(['hf-warmcos', *command, '--help'])}\n{help_text.rstrip()}\n```"
+
+
+def command_help() -> str:
+    return help_of()
+
+
+def plot_help() -> str:
+    return help_of("plot")
+
+
+def table_help() -> str:
+    return help_of("table")
+
+
+def run_help() -> str:
+    return help_of("run")
+
+
 DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (finetuning, step_summary),
     "docs/speed.md": (step_cost, other_costs),
+    "docs/command-line.md": (command_help, plot_help, table_help, run_help),
 }
 
 
@@ -93,6 +183,8 @@ def with_figures(document: str) -> str:
 def main() -> None:
     for document in DOCUMENTS:
         (ROOT / document).write_text(with_figures(document))
+    with style():
+        save(draw_step_cost(), RESULTS / "step_cost.svg")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def code_blocks(document: str, language: str) -> list[str]:
-    """The blocks of one language, in their order; not those from which a picture is drawn, as the site's build does."""
+    """The blocks of one language, in their order, without those of pictures: drawing the pictures runs them."""
     text = (ROOT / document).read_text()
-    fenced = re.finditer(
-        rf"(<!-- picture:[^\n]* -->\n)?^( *)```{language}\n(.*?)^\2```$", text, re.DOTALL | re.MULTILINE
-    )
+    fenced = re.finditer(rf"(<!-- picture -->\n)?^( *)```{language}\n(.*?)^\2```$", text, re.DOTALL | re.MULTILINE)
     return [dedent(block[3]) for block in fenced if not block[1]]
 
 
 def run_blocks(blocks: list[str], document: str, **names: Any) -> dict[str, Any]:
-    """Run blocks of Python one after the other, as a reader who pastes them, and return the names that they leave."""
+    """Run blocks of Python one after the other, as a reader who pastes them would, and return the names they define."""
     namespace = {"__name__": "__main__", **names}
     for block in blocks:
         exec(compile(block, document, "exec"), namespace)

@@ -12,9 +12,10 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import pictures
 from benchmarks.documents import markdown_table, write_figures
 from benchmarks.quality import report
-from benchmarks.quality.report import Estimate, against, at_hand, estimate
+from benchmarks.quality.report import Estimate, against, estimate, when_stopped
 
 PAGES = [report.DOCS / "when-to-use.md", report.DOCS / "results.md"]
 
@@ -22,6 +23,13 @@ PAGES = [report.DOCS / "when-to-use.md", report.DOCS / "results.md"]
 @pytest.fixture(scope="module")
 def figures():
     return report.figures(report.RAW)
+
+
+@pytest.fixture(scope="module")
+def redrawn():
+    with pictures.style():
+        figures = report.draw_all(report.read(report.RAW))
+        return {name: pictures.drawn(figure) for name, figure in figures.items()}
 
 
 def test_the_interval_is_that_of_a_t_test():
@@ -34,7 +42,12 @@ def test_the_interval_is_that_of_a_t_test():
 
 @pytest.mark.parametrize(
     ("difference", "verdict"),
-    [((-0.2, 0.1), "better"), ((0.2, 0.1), "worse"), ((-0.1, 0.2), "draw"), ((0.0, 0.0), "equal")],
+    [
+        ((-0.2, 0.1), "better"),
+        ((0.2, 0.1), "worse"),
+        ((-0.1, 0.2), "no significant difference"),
+        ((0.0, 0.0), "equal"),
+    ],
 )
 def test_a_verdict_needs_an_interval_without_zero(difference, verdict):
     assert Estimate(*difference).verdict() == verdict
@@ -42,19 +55,19 @@ def test_a_verdict_needs_an_interval_without_zero(difference, verdict):
 
 def test_an_arrow_compares_seed_by_seed_whatever_the_order_of_the_seeds():
     losses = pd.Series({0: 1.0, 1: 2.0, 2: 3.0})
-    assert against(losses, losses + 0.1).endswith(" ↓")
-    assert against(losses[::-1], losses - 0.1).endswith(" ↑")
+    assert against(losses, losses + 0.1).endswith("↓")
+    assert against(losses[::-1], losses - 0.1).endswith("↑")
     assert not against(losses, pd.Series({0: 1.2, 1: 1.8, 2: 3.0})).endswith(("↓", "↑"))
 
 
-def test_the_checkpoint_at_hand_is_the_one_that_validation_prefers_among_those_so_far():
+def test_a_stopped_run_is_judged_by_its_best_checkpoint_so_far_on_the_validation_split():
     curve = {1: (3.0, 30.0), 2: (1.0, 12.0), 3: (2.0, 10.0)}  # validation and test losses by updates
     rows = [
         {"seed": 0, "updates": updates, "on": on, "loss": loss}
         for updates, losses in curve.items()
         for on, loss in zip(("validation", "test"), losses)
     ]
-    assert at_hand(pd.DataFrame(rows)).to_dict() == {0: (30 + 12 + 12) / 3}
+    assert when_stopped(pd.DataFrame(rows)).to_dict() == {0: (30 + 12 + 12) / 3}
 
 
 def test_figures_are_written_on_lines_of_their_own_and_within_a_line():
@@ -85,13 +98,13 @@ def test_the_page_shows_only_pictures_that_are_there(page):
         assert (page.parent / picture).is_file()
 
 
-def test_the_pictures_are_drawn_from_the_raw_results(tmp_path):
-    known = report.known_end(report.RAW / "known_end.jsonl")
-    moving = report.moving_end(report.RAW / "moving_end.jsonl")
-    for draw, frame in (
-        (report.draw_known_end, known),
-        (report.draw_same_data, moving),
-        (report.draw_other_data, moving),
-    ):
-        draw(frame, tmp_path / "picture.png")
-        assert (tmp_path / "picture.png").stat().st_size > 10_000
+def test_numbers_have_a_minus_sign_and_no_place_where_a_line_could_break():
+    assert Estimate(-0.2, 0.1).text() == "\u22120.200\u00a0±\u00a00.100"
+    assert Estimate(-0.2, 0.1).difference() == "\u22120.200\u00a0±\u00a00.100\u00a0↓"
+
+
+@pytest.mark.parametrize("name", ["known-end", "same-data", "other-data"])
+def test_the_committed_pictures_show_the_raw_results(redrawn, name):
+    committed = pictures.shown(report.DOCS / "images" / f"{name}.svg")
+    assert redrawn[name]["texts"] == committed["texts"]
+    assert redrawn[name]["numbers"] == pytest.approx(committed["numbers"], rel=1e-3, abs=1e-6)

@@ -1,4 +1,4 @@
-"""What the README says holds: its code runs as it stands, its links lead somewhere, its figures were measured."""
+"""The README: its code runs, its links lead somewhere, its figures were measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pytest
 from code_blocks import ROOT, code_blocks, run_blocks
 
-import hf_warmcos
+from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = (
@@ -22,36 +22,23 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def blocks():
-    own_loop, trainer, accelerate, ensemble = code_blocks("README.md", "python")
-    return {"own loop": own_loop, "trainer": trainer, "accelerate": accelerate, "ensemble": ensemble}
+def test_it_can_be_read_in_a_few_minutes():
+    assert len(README.split()) <= 900
 
 
-def test_a_loop_of_your_own_runs_as_it_stands_and_says_where_cycles_end(blocks, capsys):
-    scheduler = run_blocks([blocks["own loop"]], "README.md")["scheduler"]
-    ends = [int(number) for number in re.findall(r"after (\d+) updates", capsys.readouterr().out)]
-    assert ends == [*scheduler.schedule.restarts(300), 300] == [60, 140, 300]
+def test_the_first_lines_of_code_make_the_schedule_of_the_picture(make_optimizer):
+    first, _ = code_blocks("README.md", "python")
+    scheduler = run_blocks([first], "README.md", optimizer=make_optimizer(1e-3))["scheduler"]
+    assert scheduler.schedule == CosineRestartSchedule.fit(300, num_cycles=3, T_mult=2, warmup_steps=20)
 
 
-def test_the_trainer_runs_as_it_stands_and_its_cycle_ends_predict_together(blocks):
-    names = run_blocks([blocks["trainer"], blocks["ensemble"]], "README.md")
-    steps = [4 + 2, 4 + 8 + 2, 30]
-    assert [entry["step"] for entry in names["trainer"].state.log_history if "eval_loss" in entry] == steps
-    assert [path.name for path in names["ensemble"].checkpoints] == [f"checkpoint-{step}" for step in steps]
-    assert names["log_probabilities"].exp().sum(-1).allclose(names["torch"].ones(1, 3))
-
-
-def test_the_accelerate_loop_runs_as_it_stands_and_ends_where_its_schedule_ends(blocks):
-    scheduler = run_blocks([blocks["accelerate"]], "README.md")["scheduler"].scheduler
-    assert scheduler.last_epoch == scheduler.schedule.end == 4 * 640 // 4 // 2
-    assert scheduler.at_cycle_end
-
-
-def test_the_table_has_every_public_name_and_no_other():
-    table = README.split("## All public names")[1].split("##")[0]
-    first_cells = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)[1:]
-    assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == {*hf_warmcos.__all__}
+def test_the_trainer_runs_as_it_stands_evaluates_and_saves_at_cycle_ends_and_logs_the_learning_rate():
+    _, trainer = code_blocks("README.md", "python")
+    history = run_blocks([trainer], "README.md")["trainer"].state.log_history
+    ends = [4 + 2, 4 + 8 + 2, 30]
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == ends
+    assert [path.name for path in find_cycle_end_checkpoints("output/trainer")] == [f"checkpoint-{end}" for end in ends]
+    assert [entry["step"] for entry in history if "learning_rate" in entry] == list(range(1, 31))
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "examples/README.md", "benchmarks/README.md"])
@@ -76,8 +63,18 @@ def test_ci_runs_its_two_commands_word_for_word():
         assert f"    '{command}'" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/speed.md"])
-def test_its_figures_are_those_of_the_committed_results(document, monkeypatch):
+@pytest.mark.parametrize("document", ["README.md", "docs/speed.md", "docs/command-line.md"])
+def test_figures_and_help_are_those_of_today(document, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     readme = importlib.import_module("benchmarks.readme")
     assert readme.with_figures(document) == (ROOT / document).read_text()
+
+
+def test_the_picture_of_the_costs_shows_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    readme, pictures = (importlib.import_module(f"benchmarks.{name}") for name in ("readme", "pictures"))
+    with pictures.style():
+        redrawn = pictures.drawn(readme.draw_step_cost())
+    committed = pictures.shown(readme.RESULTS / "step_cost.svg")
+    assert redrawn["texts"] == committed["texts"]
+    assert redrawn["numbers"] == pytest.approx(committed["numbers"], rel=1e-3)

@@ -11,28 +11,35 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.documents import markdown_table, write_figures
+from benchmarks.pictures import BLUE, GRAY, INK, VERMILLION, WIDTH, save, style
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 
 YES = {True: "yes", False: "no"}
-ARROWS = {"better": " ↓", "worse": " ↑", "draw": "", "equal": ""}
+NO_DIFFERENCE = "no significant difference"
+ARROWS = {"better": "\u00a0↓", "worse": "\u00a0↑", NO_DIFFERENCE: "", "equal": ""}
 SHARES = {"25%": 0.25, "50%": 0.5, "75%": 0.75, "100%": 1.0}
 FIRST_TASKS, SECOND_TASKS = ("text", "digits", "digits-long"), {"text": "code", "digits": "digits, turned"}
 SETTING = ["name", "warmup"]  # what tells the first study's settings of one task apart
-KNEW = "cosine that knew {}"
+PLANNED = "cosine planned for {} N"
 RESTART = "restart at the full peak"
+PLATEAU = "restart with a plateau: `stable_ratio=0.8`"
+LOW = "continue at 0.1 of the peak"
+SCHEDULE_FREE = "Schedule-Free AdamW"
 
 
 class Estimate(NamedTuple):
@@ -46,14 +53,15 @@ class Estimate(NamedTuple):
         if self.mean == self.half_width == 0:
             return "equal"
         if abs(self.mean) <= self.half_width or math.isnan(self.half_width):
-            return "draw"
+            return NO_DIFFERENCE
         return "better" if self.mean < 0 else "worse"
 
     def text(self, digits: int = 3, sign: str = "") -> str:
-        return f"{self.mean:{sign}.{digits}f} ± {self.half_width:.{digits}f}"
+        """The mean and the interval, with a minus sign and spaces at which no browser breaks the line."""
+        return f"{self.mean:{sign}.{digits}f}\u00a0±\u00a0{self.half_width:.{digits}f}".replace("-", "\u2212")
 
     def difference(self) -> str:
-        return f"{self.text(sign='+')} {self.verdict()}"
+        return self.text(sign="+") + ARROWS[self.verdict()]
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -202,20 +210,19 @@ def snapshot_table(frame: pd.DataFrame, task: str) -> str:
     return markdown_table([*header, "all minus separate runs"], rows)
 
 
-def weight_average_table(frame: pd.DataFrame) -> str:
-    """Averages of weights and of predictions; arrows against the last checkpoint."""
-    kinds, sizes, rows = ("weights", "predictions"), range(2, 5), []
+def average_table(frame: pd.DataFrame, kind: str) -> str:
+    """Averages of `weights` or of `predictions`; arrows against the last checkpoint."""
+    sizes, rows = ("2", "3", "4"), []
     for (task, name), of in groups(frame.set_index("seed"), ["task", "name"]):
         last = of["weights"].map(lambda by_size: loss_of(by_size["1"]))
         cells = [
-            against(of[kind].map(lambda by_size, size=size: loss_of(by_size[f"{size}"])), last)
-            if f"{size}" in of[kind].iloc[0]
+            against(of[kind].map(lambda by_size, size=size: loss_of(by_size[size])), last)
+            if size in of[kind].iloc[0]
             else ""
-            for kind in kinds
             for size in sizes
         ]
         rows.append([task, name, estimate(last).text(), *cells])
-    columns = [f"{kind}, last {size}" for kind in kinds for size in sizes]
+    columns = [f"{kind}, last {size}" for size in sizes]
     return markdown_table(["task", "schedule", "last checkpoint", *columns], rows)
 
 
@@ -232,15 +239,15 @@ def between_the_members(averages: pd.DataFrame, known: pd.DataFrame) -> str:
 
 def contender_name(run: Any) -> str:
     names = {
-        "cosine": KNEW.format(f"{run.plan} N"),
-        "linear": f"linear that knew {run.plan} N",
+        "cosine": PLANNED.format(run.plan),
+        "linear": f"linear planned for {run.plan} N",
         "restarts": RESTART if run.decay == 1 else f"restart at {run.decay:g} of the peak",
-        "low": "stay at 0.1 of the peak",
+        "low": LOW,
         "constant": "constant",
         "wsd": "WSD, cooldowns of 1 - sqrt",
-        "wsd_s": "WSD-S: stable_ratio=0.8",
+        "wsd_s": PLATEAU,
         "infinite_cosine": "infinite cosine",
-        "schedule_free": "Schedule-Free AdamW",
+        "schedule_free": SCHEDULE_FREE,
     }
     name = names[run.contender]
     return name + ", warmup" * run.restart_warmup + ", fresh optimizer" * run.fresh_optimizer
@@ -261,7 +268,7 @@ def moving_end(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def at_hand(of: pd.DataFrame) -> pd.Series:
+def when_stopped(of: pd.DataFrame) -> pd.Series:
     """By seed: the mean over the times of the test loss of the checkpoint so far that validation prefers."""
     losses = of.pivot(index=["seed", "updates"], columns="on", values="loss").sort_index()
     means = {}
@@ -271,32 +278,38 @@ def at_hand(of: pd.DataFrame) -> pd.Series:
     return pd.Series(means)
 
 
+def losses_when_stopped(frame: pd.DataFrame, task: str) -> dict[str, pd.Series]:
+    """By contender: [`when_stopped`], for those that ran to the end."""
+    runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
+    return {name: when_stopped(of) for name, of in groups(runs, "name")}
+
+
 def same_data_losses(frame: pd.DataFrame, task: str) -> tuple[dict[int, pd.DataFrame], dict[int, pd.Series]]:
-    """By the multiple of N: the test losses by seed and contender, and those of the cosine that knew."""
+    """By the multiple of N: the test losses by seed and contender, and those of the cosine planned for it."""
     runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data") & (frame["on"] == "test")]
     losses = {
         factor: by_seed(runs[runs["updates"] == factor * runs["num_updates"]], "loss", ["name"]) for factor in (1, 2, 4)
     }
-    return losses, {factor: of[KNEW.format(f"{factor} N")] for factor, of in losses.items()}
+    return losses, {factor: of[PLANNED.format(factor)] for factor, of in losses.items()}
 
 
 def same_data_table(frame: pd.DataFrame, task: str) -> str:
-    """The losses at N, 2 N and 4 N; arrows against the cosine that knew that length."""
-    losses, knew = same_data_losses(frame, task)
+    """The losses at N, 2 N and 4 N; arrows against the cosine planned for that length."""
+    losses, planned = same_data_losses(frame, task)
     runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
-    last, hand_of_longest = runs["updates"].max(), at_hand(runs[runs["name"] == KNEW.format("4 N")])
+    last, longest = runs["updates"].max(), when_stopped(runs[runs["name"] == PLANNED.format(4)])
     rows = []
     for name, of in groups(runs, "name"):
         cells = []
         for factor in (1, 2, 4):
             # On the way of a longer plan there is no end.
             shown = name in losses[factor] and of["plan"].iloc[0] in (1, factor)
-            cells.append(against(losses[factor][name], knew[factor]) if shown else "")
+            cells.append(against(losses[factor][name], planned[factor]) if shown else "")
         to_the_last = of["updates"].max() == last
-        minus = estimate(losses[4][name] - knew[4]).difference() if to_the_last and name != KNEW.format("4 N") else ""
-        hand = against(at_hand(of), hand_of_longest) if to_the_last else ""
-        rows.append([name, f"{of['peak_lr'].iloc[0]:g}", *cells, minus, hand])
-    header = ["", "peak rate", "loss at N", "at 2 N", "at 4 N", "at 4 N, minus the cosine that knew", "at hand"]
+        minus = estimate(losses[4][name] - planned[4]).difference() if to_the_last and name != PLANNED.format(4) else ""
+        stopped = against(when_stopped(of), longest) if to_the_last else ""
+        rows.append([name, f"{of['peak_lr'].iloc[0]:g}", *cells, minus, stopped])
+    header = ["", "peak rate", "loss at N", "at 2 N", "at 4 N", "4 N, minus planned cosine", "stopped at any time"]
     return markdown_table(header, rows)
 
 
@@ -334,36 +347,90 @@ def measurements(path: Path) -> str:
     return "\n".join(f"- {line}" for line in [*lines, *(f"Versions: {of}." for of in versions.unique())])
 
 
-BLUE, ORANGE, GRAY = "#0072B2", "#E69F00", "#555555"  # of Okabe and Ito: told apart by colour-blind people
-Dots = dict[str, list[Estimate | None]]
+def decision_table(frames: dict[str, pd.DataFrame]) -> str:
+    """What was compared, the verdict, and the difference in test loss on each task."""
+    known, moving = frames["known_end"], frames["moving_end"]
+    losses = {task: same_data_losses(moving, task) for task in SECOND_TASKS}
+    other = {task: other_data_losses(moving, task) for task in SECOND_TASKS}
+    stopped = {task: losses_when_stopped(moving, task) for task in SECOND_TASKS}
+
+    def at_the_end(task: str) -> Estimate:
+        return minus_cosine(known, task)["`decay=1, T_mult=2`"]
+
+    def after(factor: int, name: str, task: str) -> Estimate:
+        return estimate(losses[task][0][factor][name] - losses[task][1][factor])
+
+    def on_data(kind: str, name: str, task: str) -> Estimate:
+        return estimate(other[task][kind][name] - other[task][kind][RESTART])
+
+    def at_any_time(name: str, task: str) -> Estimate:
+        return estimate(stopped[task][name] - stopped[task][PLANNED.format(4)])
+
+    half = "restart at 0.5 of the peak"
+    compared: list[tuple[str, Callable[[str], Estimate]]] = [
+        ("**Number of steps known.** 3 growing cycles, compared with 1 cosine", at_the_end),
+        ("Short training: 1 cosine with a plateau, compared with 1 cosine", partial(after, 1, PLATEAU)),
+        (
+            "**Continued on the same data, to 4 N.** Restarts at the full peak, compared with 1 cosine planned for 4 N",
+            partial(after, 4, RESTART),
+        ),
+        ("Restarts at the full peak with a plateau, compared with the planned cosine", partial(after, 4, PLATEAU)),
+        ("No restart, 0.1 of the peak after N, compared with the planned cosine", partial(after, 4, LOW)),
+        (
+            "**Continued on new data, to 2 N.** Loss on the new data: restart with a plateau, compared with none",
+            partial(on_data, "new", PLATEAU),
+        ),
+        ("Loss on the new data: restart at half the peak, compared with the full peak", partial(on_data, "new", half)),
+        ("Loss on the old data: restart at half the peak, compared with the full peak", partial(on_data, "old", half)),
+        (
+            "**Stopped at an arbitrary time.** Restarts with a plateau, compared with 1 cosine planned for 4 N",
+            partial(at_any_time, PLATEAU),
+        ),
+        ("Restarts without a plateau, compared with the planned cosine", partial(at_any_time, RESTART)),
+        ("1 cosine planned for N, then 0.1 of the peak, compared with the planned cosine", partial(at_any_time, LOW)),
+        ("Schedule-Free AdamW, compared with AdamW and the planned cosine", partial(at_any_time, SCHEDULE_FREE)),
+    ]
+    rows = []
+    for what, difference in compared:
+        by_task = {task: difference(task) for task in SECOND_TASKS}
+        verdicts = {task: of.verdict() for task, of in by_task.items()}
+        same = len(set(verdicts.values())) == 1
+        verdict = "; ".join(dict.fromkeys(of if same else f"`{task}`: {of}" for task, of in verdicts.items()))
+        rows.append([what, verdict, *(of.text(sign="+") for of in by_task.values())])
+    return markdown_table(["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS)], rows, num_text_columns=2)
 
 
-def draw_dots(panels: dict[str, Dots], names: Sequence[str], zero: str, path: Path) -> None:
-    """A panel per task with a row per name: differences with their intervals, beside a zero line that is labelled."""
-    size = (5 + 3 * len(panels), 1.5 + 0.32 * len(names))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
-    for axis, (task, dots) in zip(axes, panels.items()):
+Dots = dict[str, list[Estimate]]
+
+
+def draw_dots(panels: dict[str, Dots], names: Sequence[str], baseline: str) -> Figure:
+    """A panel per task with a row per name: differences with their intervals, beside a line for the baseline."""
+    labels = [fill(name.replace("`", ""), 24) for name in names]
+    num_lines = sum(label.count("\n") + 1 for label in labels)
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.21 * num_lines), layout="constrained")
+    for axis, (task, dots) in zip(figure.subplots(1, len(panels), sharey=True), panels.items()):
         for index, (label, estimates) in enumerate(dots.items()):
-            shown = [(row, of) for row, of in enumerate(estimates) if of is not None]
             axis.errorbar(
-                [of.mean for _, of in shown],
-                [row + 0.2 * (index - (len(dots) - 1) / 2) for row, _ in shown],
-                xerr=[of.half_width for _, of in shown],
+                [of.mean for of in estimates],
+                [row + 0.25 * (index - (len(dots) - 1) / 2) for row in range(len(estimates))],
+                xerr=[of.half_width for of in estimates],
                 fmt="os"[index],
-                color=(BLUE, ORANGE)[index],
+                markersize=4,
+                color=(BLUE, VERMILLION)[index],
                 label=label,
             )
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.annotate(zero, (0, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
-        axis.set_title(task, pad=18)
-        axis.set_xlabel("difference in test loss (left is better)")
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), [name.replace("`", "") for name in names])
-    axes[0].invert_yaxis()
+        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.set_title(task)
+        axis.locator_params(axis="x", nbins=5 - len(panels))
+        axis.xaxis.set_major_formatter(lambda number, _: f"{number:g}".replace("-", "\u2212"))
+        axis.grid(axis="x", alpha=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_yticks(range(len(names)), labels)
+    figure.axes[0].invert_yaxis()
+    figure.supxlabel(f"test loss minus that of {baseline} (left is better)", fontsize=10)
     if len(dots) > 1:
-        axes[-1].legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    return figure
 
 
 def minus_cosine(frame: pd.DataFrame, task: str) -> dict[str, Estimate]:
@@ -372,79 +439,85 @@ def minus_cosine(frame: pd.DataFrame, task: str) -> dict[str, Estimate]:
     return {name: estimate(final[name] - final["`cosine`"]) for name in final}
 
 
-def draw_known_end(frame: pd.DataFrame, path: Path) -> None:
+def draw_known_end(frame: pd.DataFrame) -> Figure:
+    """Each schedule's final loss minus the cosine's."""
     names = [f"`{name}`" for name in ("constant", "linear")]
     names += [f"`decay={decay:g}, T_mult={T_mult}`" for T_mult in (1, 2) for decay in (1, 0.75, 0.5)]
     differences = {task: minus_cosine(frame, task) for task in FIRST_TASKS}
     panels: dict[str, Dots] = {task: {"final": [of[name] for name in names]} for task, of in differences.items()}
-    draw_dots(panels, names, "cosine", path)
+    return draw_dots(panels, names, "the cosine")
 
 
-def draw_same_data(frame: pd.DataFrame, path: Path) -> None:
-    """Each contender's loss at 2 N and 4 N minus that of the cosine that knew that length."""
+def draw_same_data(frame: pd.DataFrame) -> Figure:
+    """Each contender's loss at 2 N and 4 N minus that of the cosine planned for that length."""
     panels: dict[str, Dots] = {}
     for task in SECOND_TASKS:
-        losses, knew = same_data_losses(frame, task)
-        names = [name for name in losses[4] if not name.startswith("linear that") and name in losses[2]]
-        names = [name for name in names if name != KNEW.format("4 N")]
+        losses, planned = same_data_losses(frame, task)
+        names = [name for name in losses[4] if not name.startswith("linear planned") and name in losses[2]]
+        names = [name for name in names if name != PLANNED.format(4)]
         panels[task] = {
-            f"after {factor} N updates": [estimate(losses[factor][name] - knew[factor]) for name in names]
+            f"after {factor} N updates": [estimate(losses[factor][name] - planned[factor]) for name in names]
             for factor in (2, 4)
         }
-    draw_dots(panels, names, "the cosine that knew", path)
+    return draw_dots(panels, names, "the planned cosine")
 
 
-def draw_other_data(frame: pd.DataFrame, path: Path) -> None:
-    """The loss on the new data and on the old; lines join the restarts from the full peak down to a quarter of it."""
-    markers = {"stay at 0.1 of the peak": "v", "constant": "X", "WSD, cooldowns of 1 - sqrt": "D"}
-    markers |= {"WSD-S: stable_ratio=0.8": "p", "infinite cosine": "*", "Schedule-Free AdamW": "^"}
-    markers[KNEW.format("2 N")] = "P"
-    figure, axes = plt.subplots(1, len(SECOND_TASKS), figsize=(13, 4.5), layout="constrained")
-    for axis, task in zip(axes, SECOND_TASKS):
+def draw_other_data(frame: pd.DataFrame) -> Figure:
+    """The loss on the new data and on the old; a line joins the restarts from the full peak down to a quarter of it."""
+    markers = {LOW: "v", "constant": "X", "WSD, cooldowns of 1 - sqrt": "D", PLATEAU: "p", "infinite cosine": "*"}
+    markers |= {SCHEDULE_FREE: "^", PLANNED.format(2): "P"}
+    figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
+    for axis, task in zip(figure.subplots(len(SECOND_TASKS), 1), SECOND_TASKS):
         losses = other_data_losses(frame, task)
-        for ending, color, style in (("", BLUE, "o-"), (", warmup", ORANGE, "s--")):
+        for ending, color, line in (("", BLUE, "o-"), (", warmup", VERMILLION, "s--")):
             names = [RESTART, *(f"restart at {decay} of the peak" for decay in (0.7, 0.5, 0.25))]
             x, y = ([losses[kind][name + ending].mean() for name in names] for kind in ("new", "old"))
-            axis.plot(x, y, style, color=color, label=f"restart at 1, 0.7, 0.5, 0.25 of the peak{ending}")
-            axis.annotate("1", (x[0], y[0]), xytext=(6, 4), textcoords="offset points", color=color)
-            axis.annotate("0.25", (x[-1], y[-1]), xytext=(6, 4), textcoords="offset points", color=color)
+            axis.plot(x, y, line, color=color, label=f"restart at 1, 0.7, 0.5, 0.25 of the peak{ending}")
+            if not ending:
+                for text, place in (("1", (x[0], y[0])), ("0.25", (x[-1], y[-1]))):
+                    axis.annotate(text, place, xytext=(-6, -12), textcoords="offset points", ha="right")
         for name, marker in markers.items():
             x, y = losses["new"][name].mean(), losses["old"][name].mean()
             axis.plot(x, y, marker, color=GRAY, label=name.replace("`", ""))
         axis.set_title(f"{task}, then {SECOND_TASKS[task]}")
-        axis.set_xlabel("test loss on the new data (left: learnt more)")
-        axis.set_ylabel("test loss on the old data (down: forgot less)")
-        axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+        axis.set_xlabel("test loss on the new data (left: learned more)")
+        axis.set_ylabel("on the old data\n(down: forgot less)")
+        axis.grid(alpha=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False)
+    return figure
+
+
+def draw_all(frames: dict[str, pd.DataFrame]) -> dict[str, Figure]:
+    """The pictures of the page, by the names of their files. To be called, and saved, under [`style`]."""
+    return {
+        "known-end": draw_known_end(frames["known_end"]),
+        "same-data": draw_same_data(frames["moving_end"]),
+        "other-data": draw_other_data(frames["moving_end"]),
+    }
+
+
+def read(raw: Path) -> dict[str, pd.DataFrame]:
+    """The raw results of both studies."""
+    return {"known_end": known_end(raw / "known_end.jsonl"), "moving_end": moving_end(raw / "moving_end.jsonl")}
 
 
 def figures(raw: Path) -> dict[str, str]:
     """All that the pages may show, by the name that their comments give it."""
-    known, moving = known_end(raw / "known_end.jsonl"), moving_end(raw / "moving_end.jsonl")
+    frames = read(raw)
+    known, moving = frames["known_end"], frames["moving_end"]
     shown = {name: measurements(raw / f"{name}.jsonl") for name in ("known_end", "weight_averages", "moving_end")}
-    shown |= {"best": best_table(known), "arguments": argument_table(known)}
+    shown |= {"best": best_table(known), "arguments": argument_table(known), "decisions": decision_table(frames)}
     averages = records(raw / "weight_averages.jsonl")
     averages["name"] = [setting_name(run) for run in runs_of(averages)]
-    shown |= {"weights": weight_average_table(averages), "below the mean": between_the_members(averages, known)}
+    shown |= {kind: average_table(averages, kind) for kind in ("weights", "predictions")}
+    shown |= {"below the mean": between_the_members(averages, known)}
     for task in FIRST_TASKS:
         shown[f"known end, {task}"] = known_end_table(known, task)
         shown[f"snapshots, {task}"] = snapshot_table(known, task)
-        differences = minus_cosine(known, task).items()
-        shown |= {f"{task}, known end: {name.replace('`', '')}": of.difference() for name, of in differences}
     for task in SECOND_TASKS:
         shown[f"same data, {task}"] = same_data_table(moving, task)
         shown[f"other data, {task}"] = other_data_table(moving, task)
-        losses, knew = same_data_losses(moving, task)
-        for factor, of in losses.items():
-            shown |= {f"{task} at {factor} N: {name}": estimate(of[name] - knew[factor]).difference() for name in of}
-        same = moving[(moving["task"] == task) & (moving["scenario"] == "same data")]
-        hand = {name: at_hand(of) for name, of in groups(same, "name")}
-        longest = hand[KNEW.format("4 N")]
-        shown |= {f"{task} at hand: {name}": estimate(of - longest).difference() for name, of in hand.items()}
-        for kind, of in other_data_losses(moving, task).items():
-            shown |= {f"{task}, {kind}: {name}": estimate(of[name] - of[RESTART]).difference() for name in of}
     return shown
 
 
@@ -456,10 +529,9 @@ def main() -> None:
     shown = figures(arguments.raw)
     for page in (arguments.docs / "when-to-use.md", arguments.docs / "results.md"):
         page.write_text(write_figures(page.read_text(), shown))
-    images = arguments.docs / "images"
-    draw_known_end(known_end(arguments.raw / "known_end.jsonl"), images / "known-end.png")
-    draw_same_data(moving_end(arguments.raw / "moving_end.jsonl"), images / "same-data.png")
-    draw_other_data(moving_end(arguments.raw / "moving_end.jsonl"), images / "other-data.png")
+    with style():
+        for name, figure in draw_all(read(arguments.raw)).items():
+            save(figure, arguments.docs / "images" / f"{name}.svg")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""The docstrings, written for transformers' readers and torch's, in the words that the site's generator reads.
+"""The docstrings, written in the style of transformers, become what the site's generator reads.
 
-What stands in the signature (types and defaults) is taken from there; formulas, names in brackets and examples become
-what they are in Markdown.
+Types and defaults are taken from the signature. Formulas, names in brackets and examples become Markdown.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import griffe
 
 import hf_warmcos
+
+PROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+REPOSITORY = re.findall(r'^Repository = "(.+)"', PROJECT, re.MULTILINE)[0]
 
 
 class ProjectDocstrings(griffe.Extension):
@@ -21,7 +24,15 @@ class ProjectDocstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, loader: Any, **kwargs: Any) -> None:
         if obj.docstring is not None and obj.path.startswith("hf_warmcos"):
             returns = obj.returns if obj.is_function else None  # type: ignore[attr-defined]
-            obj.docstring.value = markdown(obj.docstring.value, None if returns is None else str(returns))
+            text = markdown(obj.docstring.value, None if returns is None else str(returns))
+            obj.docstring.value = text + _source_link(obj)
+
+
+def _source_link(obj: griffe.Object) -> str:
+    """A link to the lines of a public class or function in the repository."""
+    if obj.name not in hf_warmcos.__all__ or obj.lineno is None:
+        return ""
+    return f"\n\n[Source code]({REPOSITORY}/blob/main/{obj.relative_package_filepath}#L{obj.lineno})"
 
 
 def markdown(docstring: str, returns: str | None = None) -> str:

@@ -1,22 +1,27 @@
-"""What the site's pages are made of beyond Markdown: pictures of schedules, formulas, links into the repository."""
+"""What the site's pages are made of beyond Markdown: pictures for light and dark, formulas, tables, links.
+
+The pages read well in the repository, too. There they show the same pictures, and links to docstrings in their place.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from io import StringIO
+from html import escape, unescape
 from pathlib import Path
-from typing import Any
 
+from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-INKS = {"light": "#303338", "dark": "#d5d8df"}
 logger = get_plugin_logger(__name__)
 ROOT = Path(__file__).parents[2]
+DARK_PAGES = "@media (prefers-color-scheme: dark)"
+# Pages of the site that lie elsewhere in the repository.
+PAGES = {"examples.md": "examples/README.md", "benchmarks.md": "benchmarks/README.md", "changelog.md": "CHANGELOG.md"}
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -26,8 +31,19 @@ def on_config(config: MkDocsConfig) -> None:
     config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": repository, "name": "The repository"}]
 
 
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for uri, path in PAGES.items():
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+    return files
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    return _with_pictures(_with_repository_links(markdown, page, config, files), page, config, files)
+    source = Path(page.file.abs_src_path or "")
+    page.edit_url = f"{config.extra['repository']}/edit/main/{source.relative_to(ROOT)}"
+    # In the place of docstrings, the repository shows links to them.
+    markdown = re.sub(r"^Docstrings in the source: .*\n", "", markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"<!-- reference: (\w+) -->", r"::: hf_warmcos.\1", markdown)
+    return _with_links(markdown, page, config, files)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -36,77 +52,72 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     def site_link(match: re.Match[str]) -> str:
         target = files.get_file_from_path(os.path.normpath(Path(page.file.src_uri).parent / match[1]))
         if target is None:
-            logger.warning(f"{page.file.src_uri} links to {match[1]}, which there is not")
+            logger.warning(f"{page.file.src_uri} links to {match[1]}, which does not exist")
             return match[0]
         return f'href="{target.url_relative_to(page.file)}"'
 
     if page.file.src_uri.endswith(".ipynb"):
-        html = re.sub(r'href="([^":#]+\.(?:md|ipynb))"', site_link, html)
+        return re.sub(r'href="([^":#]+\.(?:md|ipynb))"', site_link, html)
+    html = re.sub(r"<table>.*?</table>", _labeled_table, html, flags=re.DOTALL)
+    html = re.sub(r'<div class="language-pycon highlight">.*?</div>', _copied_without_prompts, html, flags=re.DOTALL)
     return re.sub(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', _formula, html, flags=re.DOTALL)
 
 
-def _with_repository_links(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links out of docs/ lead to the repository, and pictures from there become the site's."""
-    folder = Path(config.docs_dir, page.file.src_uri).parent
+def _with_links(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links lead to pages of the site, or into the repository; pictures become the site's."""
+    folder = Path(page.file.abs_src_path or "").parent
+    sources = {str(ROOT / path): uri for uri, path in PAGES.items()}
+    to_root = "../" * page.file.src_uri.count("/")
 
-    def absolute(match: re.Match[str]) -> str:
+    def link(match: re.Match[str]) -> str:
         image, text, path, anchor = match["image"], match["text"], match["path"], match["anchor"] or ""
         target = Path(os.path.normpath(folder / path))
-        if target.is_relative_to(config.docs_dir):
-            return match[0]
         if not target.exists():
-            logger.warning(f"{page.file.src_uri} links to {path}, which there is not")
+            logger.warning(f"{page.file.src_uri} links to {path}, which does not exist")
         if image:
-            files.append(File.generated(config, f"images/{target.name}", abs_src_path=str(target)))
-            return f"![{text}]({'../' * page.file.src_uri.count('/')}images/{target.name})"
+            return _image(text, target, to_root, config, files)
+        if str(target) in sources:
+            return f"[{text}]({to_root}{sources[str(target)]}{anchor})"
+        if target.is_relative_to(config.docs_dir) and target.is_file():
+            return f"[{text}]({to_root}{target.relative_to(config.docs_dir)}{anchor})"
         return f"[{text}]({config.extra['repository']}/blob/main/{target.relative_to(ROOT)}{anchor})"
 
-    link = r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>\.\./[^)#\s]+)(?P<anchor>#[^)]*)?\)"
-    return re.sub(link, absolute, markdown)
+    return re.sub(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>(?!\w+:)[^)#\s]+)(?P<anchor>#[^)]*)?\)", link, markdown)
 
 
-def _with_pictures(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Each block of code below a `<!-- picture: what it shows -->` is run, and its last expression is drawn."""
-
-    def draw(match: re.Match[str]) -> str:
-        number = sum(1 for _ in re.finditer("<!-- picture:", markdown[: match.start()]))
-        images = []
-        for scheme, svg in _pictures(match["code"]).items():
-            uri = f"{page.file.src_uri.removesuffix('.md')}-{number}-{scheme}.svg"
-            files.append(File.generated(config, uri, content=svg))
-            images.append(f"![{match['text']}]({Path(uri).name}#only-{scheme})")
-        return f"{match['block']}\n\n{''.join(images)}"
-
-    return re.sub(
-        r"<!-- picture: (?P<text>.+?) -->\n(?P<block>```python\n(?P<code>.*?)```)", draw, markdown, flags=re.DOTALL
-    )
+def _image(text: str, path: Path, to_root: str, config: MkDocsConfig, files: Files) -> str:
+    """A picture; one that fits light and dark pages twice, since here the reader and not the browser chooses."""
+    if path.suffix != ".svg":
+        _add(files, File.generated(config, f"images/{path.name}", abs_src_path=str(path)))
+        return f"![{text}]({to_root}images/{path.name})"
+    images = []
+    for scheme, media in (("light", "@media not all"), ("dark", "@media all")):
+        uri = f"images/{path.stem}-{scheme}.svg"
+        _add(files, File.generated(config, uri, content=path.read_text().replace(DARK_PAGES, media)))
+        images.append(f"![{text}]({to_root}{uri}#only-{scheme})")
+    return "".join(images)
 
 
-def _pictures(code: str) -> dict[str, str]:
-    """The SVG of what the code's last expression is, for light and for dark pages."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+def _add(files: Files, file: File) -> None:
+    if file.src_uri not in files.src_uris:
+        files.append(file)
 
-    from hf_warmcos import plot_schedule
 
-    *statements, expression = re.split(r"\n(?=\S)(?![)\]}])", code.strip())
-    namespace: dict[str, Any] = {}
-    exec("from hf_warmcos import CosineRestartSchedule\n" + "\n".join(statements), namespace)
-    schedules = eval(expression, namespace)
-    pictures = {}
-    for scheme, ink in INKS.items():
-        inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-        style: dict[Any, Any] = dict.fromkeys(inked, ink)
-        # Text stays text, in the reader's own fonts.
-        with mpl.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": "hf_warmcos"}):
-            figure = Figure(figsize=(6.6, 2.6), layout="constrained")
-            axes = plot_schedule(schedules, ax=figure.subplots())
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False)
-            svg = StringIO()
-            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        # Black is what SVG writes in where nothing is said, and the labels of peaks are grey on white.
-        pictures[scheme] = svg.getvalue().replace("*{", f"text{{fill: {ink}}}*{{", 1).replace("#666666", ink)
-    return pictures
+def _labeled_table(match: re.Match[str]) -> str:
+    """Each cell knows the name of its column: on a narrow screen a row becomes a list."""
+    table = BeautifulSoup(match[0], "html.parser")
+    names = [cell.get_text() for cell in table.select("thead th")]
+    for row in table.select("tbody tr"):
+        for name, cell in zip(names, row.find_all("td")):
+            cell["data-label"] = name
+    return str(table)
+
+
+def _copied_without_prompts(match: re.Match[str]) -> str:
+    """What the button beside an example copies: its input, without prompts and output."""
+    lines = unescape(re.sub(r"<[^>]+>", "", match[0])).splitlines()
+    copied = "\n".join(line[4:] for line in lines if line.startswith((">>>", "...")))
+    return match[0].replace("<div ", f'<div data-copy="{escape(copied)}" ', 1)
 
 
 def _formula(match: re.Match[str]) -> str:
