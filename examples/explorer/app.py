@@ -1,46 +1,73 @@
 """An explorer of the schedule: move a slider, see the curve, take the code. `python app.py` serves it on this machine.
 
-`describe` answers the page with all that it shows; page.js asks it after each change, and draws.
+`describe` answers the page with all that it shows; page.js asks it after each change.
 """
 
 from __future__ import annotations
 
+import base64
 import inspect
+import json
+import math
 import re
+import tempfile
+import textwrap
+import threading
 from dataclasses import asdict, fields
 from html import escape
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+import matplotlib
+import torch
+from matplotlib.figure import Figure
 
-from hf_warmcos import CosineRestartSchedule
+from hf_warmcos import CosineRestartLR, CosineRestartSchedule, plot_schedule
 from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
 from hf_warmcos.checks import real_number
 from hf_warmcos.cli import CycleRow, cycle_table
 from hf_warmcos.options import cycles, number
-from hf_warmcos.plotting import arcs, default_num_steps, number_text, round_ticks, sample_steps
+from hf_warmcos.past_run import PastRun
+from hf_warmcos.plotting import FIGURE_SIZE, default_num_steps, number_text, sample_steps
 from hf_warmcos.schedule import WARMUP_MODES
 
 MOST_ROWS = 200
-MOST_MARKS = 40
+MOST_LOGGED = 1_000  # learning rates of an imported run that the page keeps
 FOLDER = Path(__file__).parent
+matplotlib.rcParams["svg.hashsalt"] = "hf_warmcos"  # so that the same picture is the same file
+DRAWING = threading.Lock()  # matplotlib may draw in one thread at a time
 
 
 class Control(NamedTuple):
-    """A number that can be set: by a slider from `low` to `high`, evenly or by powers, or by typing any number.
+    """A number that can be set: by a slider from `low` to `high`, or by typing any number.
 
-    At its left end the slider says `leftmost`, where that is not `low`; "" leaves the argument out.
+    At its left end the slider says `leftmost`, where there is one; "" leaves the argument out.
     """
 
     name: str
     meaning: str
     low: float
     high: float
-    step: float | None = None  # None: by powers
+    step: float | None = None  # None: to each number of two digits
     leftmost: str | None = None
     default: str = ""  # what an empty field means
+
+    @property
+    def stops(self) -> list[str]:
+        """What the slider says at each of its positions: each is another, so that one key press changes it."""
+        if self.step is None:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            numbers = [float(f"{digits}e{power - 1}") for power in powers for digits in range(10, 100)]
+        else:
+            count = round((self.high - self.low) / self.step)
+            numbers = [round(self.low + index * self.step, 9) for index in range(count + 1)]
+        whole = self.step is None and self.low >= 1
+        kept = [each for each in numbers if self.low <= each <= self.high and not (whole and each % 1)]
+        texts = [str(int(each)) if each == int(each) else number_text(each) for each in kept]
+        return texts if self.leftmost is None else [self.leftmost, *texts]
 
 
 CONTROLS = [
@@ -48,17 +75,17 @@ CONTROLS = [
     Control("num_training_steps", "steps of the training", 10, 1e6),
     Control("num_warmup_steps", "steps of the warmup", 1, 1e5, leftmost="0", default="0"),
     Control("num_cycles", "number of cycles", 1, 30, 1, leftmost=""),
-    Control("decay", "factor on the peak at each restart", 0.01, 1, 0.01, default="1"),
     Control("T_mult", "factor on the length at each restart", 0.1, 4, 0.05, default="1"),
-    Control("stable_ratio", "share of each cycle spent at its peak", 0, 0.95, 0.05, default="0"),
-    Control("T_0", "steps of the first cycle, in place of fitted cycles", 1, 1e6, leftmost=""),
+    Control("decay", "factor on the peak at each restart", 0.01, 1, 0.01, default="1"),
     Control("min_lr", "learning rate at the end of each cycle", 1e-9, 1, leftmost="", default="0"),
-    Control("min_lr_rate", "the same as a share of lr", 0, 1, 0.01, leftmost=""),
-    Control("warmup_lr_rate", "share of the rate at which the warmup starts", 0, 1, 0.01, default="0"),
+    Control("min_lr_rate", "the same as a fraction of lr", 0, 1, 0.01, leftmost=""),
+    Control("stable_ratio", "fraction of each cycle spent at its peak", 0, 0.95, 0.05, default="0"),
+    Control("T_0", "steps of the first cycle, in place of fitted cycles", 1, 1e6, leftmost=""),
+    Control("warmup_lr_rate", "fraction of lr at which the warmup starts", 0, 1, 0.01, default="0"),
 ]
 NAMES = [control.name for control in CONTROLS] + ["warmup_mode", "cycles"]
 
-# Each is the query of a link: what is not in it is not given.
+# Each is the query of a link: what is not in it is not given. The first one is what the page opens with.
 PRESETS = {
     "three cycles, each twice as long": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500&num_cycles=3&T_mult=2",
     "plain cosine": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500",
@@ -73,13 +100,27 @@ PRESETS = {
 
 
 class Plan(NamedTuple):
-    """What the settings say: the factory's arguments, and what they make."""
+    """What the settings say: the factory's arguments, what they make, and how many steps of it to show."""
 
     arguments: dict[str, Any]
-    schedule: CosineRestartSchedule
+    scheduler: CosineRestartLR
     num_steps: int
-    base_lr: float
-    eta_min: float
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """The initial learning rate and the minimum."""
+        return self.scheduler.base_lrs[0], self.scheduler.eta_mins[0]
+
+    def given(self, *without: str) -> dict[str, Any]:
+        """The factory's arguments that are not at their defaults."""
+        defaults = {name: each.default for name, each in inspect.signature(schedule_from_arguments).parameters.items()}
+        given = {name: value for name, value in self.arguments.items() if name not in without}
+        return {name: value for name, value in given.items() if value != defaults.get(name)}
+
+
+def _number(text: str) -> int | float:
+    """Read a number as it is typed or as the page prints it: 10000 or 10,000."""
+    return number(text.replace(",", "") if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", text) else text)
 
 
 def plan(settings: dict[str, str]) -> Plan:
@@ -89,149 +130,257 @@ def plan(settings: dict[str, str]) -> Plan:
         text = settings.get(name, "").strip()
         try:
             if text:
-                arguments[name] = text if name == "warmup_mode" else cycles(text) if name == "cycles" else number(text)
+                arguments[name] = text if name == "warmup_mode" else cycles(text) if name == "cycles" else _number(text)
         except ValueError:
             kind = "a list such as 1000,2000:0.5" if name == "cycles" else "a number"
             raise ValueError(f"Expected {name} to be {kind}, but got {text}") from None
-    base_lr = real_number("lr", arguments["lr"], (">=", 0))
     shape = {name: value for name, value in arguments.items() if name not in ("lr", "min_lr", "min_lr_rate")}
     schedule = schedule_from_arguments(**shape)
-    minimum = eta_min_from_arguments(arguments.get("min_lr"), arguments.get("min_lr_rate"))
-    rate = minimum["eta_min_rate"]
-    eta_min = (minimum["eta_min"] or 0.0) if rate is None else base_lr * rate
+    minimum: dict[str, Any] = eta_min_from_arguments(arguments.get("min_lr"), arguments.get("min_lr_rate"))
+    lr = real_number("lr", arguments["lr"], (">=", 0))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr)
     num_steps = int(arguments.get("num_training_steps") or default_num_steps(schedule))
-    return Plan(arguments, schedule, num_steps, base_lr, eta_min)
+    return Plan(arguments, CosineRestartLR(optimizer, schedule, **minimum), num_steps)
 
 
-def describe(chosen: list[dict[str, str]]) -> dict[str, Any]:
-    """All that the page shows for its settings and, where there are others to compare with, for those too."""
+def describe(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return all that the page shows, or an error and the argument that it is about.
+
+    What is asked: the `settings`, others `kept` to compare with, a logged `run` (both may be None), and the `size` of
+    the picture in pixels.
+    """
     try:
-        plans = [plan(settings) for settings in chosen]
-        curves = [_curve(*each[1:]) for each in plans]
-    except (TypeError, ValueError, ArithmeticError) as error:
+        width, height = asked["size"]
+        with DRAWING:
+            figure, notes = draw(asked, (width / 96, height / 96))
+            picture = _saved(figure, "svg", transparent=True).decode()
+        made = plan(asked["settings"])
+    except (ValueError, ArithmeticError) as error:
         return {"error": str(error), "argument": argument_in(str(error))}
-    arguments, schedule, num_steps, base_lr, eta_min = plans[0]
-    width = max(each.num_steps for each in plans)
-    top = max(max(curve["rates"]) for curve in curves) or 1.0
-    note = misfit(schedule, num_steps, [base_lr], [eta_min]) if "num_training_steps" in arguments else None
-    rows = list(islice(cycle_table(schedule, num_steps, base_lr, eta_min), MOST_ROWS))
+    schedule, (base_lr, eta_min) = made.scheduler.schedule, made.rates
+    count = schedule.cycle_at(made.num_steps - 1).index + 1
+    rows = list(islice(cycle_table(schedule, made.num_steps, base_lr, eta_min), MOST_ROWS))
+    peaks = " to ".join(f"{schedule.peak_lr(index, base_lr, eta_min):.6g}" for index in (0, count - 1))
+    steps = sample_steps(schedule, made.num_steps, most=1_000)
+    (ax,) = figure.axes
     return {
-        "curves": curves,
-        "width": width,
-        "top": top,
-        "x_ticks": [(tick, number_text(tick)) for tick in round_ticks(width, 5)],
-        "y_ticks": [(tick, number_text(tick)) for tick in round_ticks(top, 5)],
-        "note": note,
+        "picture": picture[picture.index("<svg") :],
+        "description": f"Learning rate over {made.num_steps:,} steps: {count:,} cycles, peaks from {peaks}",
+        # Where the picture's steps lie, from its left edge, for the pointer to read them.
+        "across": [ax.get_position().x0, ax.get_position().x1, *ax.get_xlim()],
+        "steps": steps.tolist(),
+        "rates": schedule.curve(steps, base_lr, eta_min).tolist(),
+        "notes": notes,
         "columns": CycleRow._fields,
         "rows": [[f"{cell:.6g}" if isinstance(cell, float) else f"{cell:,}" for cell in row] for row in rows],
-        "codes": {name: code(plans[0]) for name, code in CODES.items()},
+        "more": f"The first {MOST_ROWS} of {count:,} cycles" if count > MOST_ROWS else "",
+        "codes": {name: code(made) for name, code in CODES.items()},
     }
 
 
-def _curve(schedule: CosineRestartSchedule, num_steps: int, base_lr: float, eta_min: float) -> dict[str, Any]:
-    steps = sample_steps(schedule, num_steps, most=1_000)
-    marks: dict[str, list[tuple[float, float]]] = {"warmup": [], "plateau": [], "restart": []}
-    if schedule.cycle_at(num_steps - 1).index < MOST_MARKS:
-        for arc in arcs(schedule, num_steps, MOST_MARKS):
-            rise_stop = arc.rise_start + arc.rise
-            if arc.rise and arc.rise_start >= arc.start:
-                marks["warmup"].append((arc.rise_start, min(rise_stop, num_steps)))
-            peak_start = max(arc.cycle.start, rise_stop) if schedule.warmup_mode == "every_cycle" else arc.cycle.start
-            if peak_start < min(arc.fall_start, num_steps):
-                marks["plateau"].append((peak_start, min(arc.fall_start, num_steps)))
-        marks["restart"] = [(step, step) for step in schedule.restarts(num_steps)]
-    rates = schedule.curve(steps, base_lr, eta_min)
-    return {"steps": steps.tolist(), "rates": rates.tolist(), "marks": marks}
+def draw(asked: dict[str, Any], size: tuple[float, float] = FIGURE_SIZE) -> tuple[Figure, list[str]]:
+    """The picture of what is asked, of a size in inches, and what there is to say about it."""
+    plans = [plan(settings) for settings in (asked["settings"], asked["kept"]) if settings is not None]
+    arguments, scheduler, num_steps = plans[0]
+    base_lr, eta_min = plans[0].rates
+    notes = []
+    if "num_training_steps" in arguments and (how := misfit(scheduler.schedule, num_steps, [base_lr], [eta_min])):
+        notes.append(how)
+    if eta_min > base_lr:
+        notes.append(f"min_lr={eta_min} is above lr={base_lr}: each cycle rises to it.")
+    logged, most_steps = None, max(each.num_steps for each in plans)
+    if asked["run"] is not None:
+        comparison = PastRun(*asked["run"]).compare(scheduler.schedule, base_lr, eta_min)
+        logged, most_steps = (comparison.positions, comparison.logged), max(most_steps, comparison.positions[-1] + 1)
+        notes.append(comparison.verdict)
+    names = ["learning rate"] if len(plans) == 1 else ["these settings", "kept to compare"]
+    figure = Figure(size, layout="constrained")
+    ax = figure.subplots()
+    yscale = asked["settings"].get("yscale", "linear")
+    plot_schedule(dict(zip(names, [each.scheduler for each in plans])), most_steps, ax=ax, yscale=yscale, logged=logged)
+    return figure, notes
+
+
+def _saved(figure: Figure, form: str, **options: Any) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None, **options)
+    return file.getvalue()
+
+
+def download(asked: dict[str, Any]) -> str:
+    """A link that holds the picture as a file: on white, of the same size on every page.
+
+    What is asked: as in `describe`, and the `form`, "svg" or "png".
+    """
+    kind = {"svg": "image/svg+xml", "png": "image/png"}[asked["form"]]
+    with DRAWING:
+        content = _saved(draw(asked)[0], asked["form"], dpi=200)
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def read_run(file: dict[str, str]) -> dict[str, Any]:
+    """Read the learning rates that a run logged, from its `trainer_state.json` or another file that `PastRun` reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, Path(file["name"]).name)
+        path.write_text(file["text"], encoding="utf-8")
+        try:
+            run = PastRun.read(str(path))
+        except (OSError, ValueError) as error:
+            return {"error": str(error).replace(f"{folder}/", "")}
+    count = len(run.steps)
+    kept = sorted({index * (count - 1) // (MOST_LOGGED - 1) for index in range(MOST_LOGGED)})
+    name = path.name if len(kept) == count else f"{path.name} ({len(kept):,} of its {count:,} learning rates)"
+    steps, rates = [run.steps[index] for index in kept], [run.rates[index] for index in kept]
+    return {"run": run._replace(path=name, steps=steps, rates=rates)}
 
 
 def argument_in(message: str) -> str | None:
     """The control that an error of the library is about: the one whose argument it names first."""
-    of_argument = {name: name for name in NAMES} | {"warmup_steps": "num_warmup_steps", "eta_min": "min_lr"}
+    of_argument = {name: name for name in [*NAMES, "yscale"]} | {
+        "warmup_steps": "num_warmup_steps",
+        "eta_min": "min_lr",
+    }
     found = re.search(rf"\b({'|'.join(of_argument)})\b", message)
     return of_argument[found[1]] if found else None
 
 
-def _lines(arguments: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """Keyword arguments, one a line, without those that are at their defaults."""
-    given = {name: value for name, value in arguments.items() if value != defaults.get(name)}
-    return "".join(f"    {name}={value!r},\n" for name, value in given.items()).replace("'", '"')
+# The code for what is shown.
 
 
-def _of_factory(made: Plan, *without: str) -> str:
-    defaults = {name: each.default for name, each in inspect.signature(schedule_from_arguments).parameters.items()}
-    return _lines({name: value for name, value in made.arguments.items() if name not in without}, defaults)
+def _lines(arguments: dict[str, Any]) -> str:
+    return "".join(f"    {name}={value!r},\n" for name, value in arguments.items()).replace("'", '"')
 
 
 def factory_code(made: Plan) -> str:
-    """Code that makes these rates with the transformers-style factory, for a `model`."""
+    """Code that makes these learning rates with the transformers-style factory, for a `model`."""
     return f"""\
 import torch
 from hf_warmcos import get_cosine_restarts_with_decay_and_warmup_schedule
 
-optimizer = torch.optim.AdamW(model.parameters(), lr={made.base_lr!r})
+optimizer = torch.optim.AdamW(model.parameters(), lr={made.rates[0]!r})
 scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
     optimizer,
-{_of_factory(made, "lr")})
+{_lines(made.given("lr"))})
+# In training, after each optimizer.step(): scheduler.step()
+"""
+
+
+def accelerate_code(made: Plan) -> str:
+    """Code that makes these learning rates under Accelerate, for a `model` and a `loader`."""
+    return f"""\
+import torch
+from accelerate import Accelerator
+from hf_warmcos import (
+    count_optimizer_steps,
+    get_cosine_restarts_with_decay_and_warmup_schedule,
+)
+
+accelerator = Accelerator()
+optimizer = torch.optim.AdamW(model.parameters(), lr={made.rates[0]!r})
+scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
+    optimizer,
+{_lines(made.given("lr"))})
+model, optimizer, loader, scheduler = accelerator.prepare(
+    model, optimizer, loader, scheduler
+)
+scheduler = count_optimizer_steps(scheduler)
 # In training, after each optimizer.step(): scheduler.step()
 """
 
 
 def scheduler_code(made: Plan) -> str:
-    """Code that makes these rates with the torch scheduler, for a `model`."""
+    """Code that makes these learning rates with the torch scheduler, for a `model`."""
+    schedule, (base_lr, eta_min) = made.scheduler.schedule, made.rates
     defaults = {field.name: field.default for field in fields(CosineRestartSchedule)}
+    given = {name: value for name, value in asdict(schedule).items() if value != defaults[name]}
     return f"""\
 import torch
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 
-optimizer = torch.optim.AdamW(model.parameters(), lr={made.base_lr!r})
+optimizer = torch.optim.AdamW(model.parameters(), lr={base_lr!r})
 schedule = CosineRestartSchedule(
-{_lines(asdict(made.schedule), defaults)})
-scheduler = CosineRestartLR(optimizer, schedule, eta_min={made.eta_min!r})
+{_lines(given)})
+scheduler = CosineRestartLR(optimizer, schedule, eta_min={eta_min!r})
 # In training, after each optimizer.step(): scheduler.step()
 """
 
 
+def _shape(made: Plan) -> dict[str, Any]:
+    """The arguments that a training script has no options of its own for."""
+    return made.given("lr", "num_training_steps", "num_warmup_steps")
+
+
 def trainer_code(made: Plan) -> str:
-    """Code that makes these rates with the Trainer, for a `model` and a `train_dataset`."""
+    """Code that makes these learning rates with the Trainer, for a `model` and a `train_dataset`."""
+    lines = "".join(f"        {json.dumps(name)}: {json.dumps(value)},\n" for name, value in _shape(made).items())
     return f"""\
 from hf_warmcos import WarmCosTrainer
 from transformers import TrainingArguments
 
-schedule = dict(
-{_of_factory(made, "lr", "num_training_steps", "num_warmup_steps")})
 args = TrainingArguments(
     output_dir="output",
+    learning_rate={made.rates[0]!r},
     max_steps={made.num_steps},
-    learning_rate={made.base_lr!r},
-    warmup_steps={made.schedule.warmup_steps},
-    lr_scheduler_kwargs=schedule,
+    warmup_steps={made.scheduler.schedule.warmup_steps},
+    lr_scheduler_kwargs={{
+{lines}    }},
 )
 trainer = WarmCosTrainer(model, args, train_dataset=train_dataset)
 trainer.train()
 """
 
 
-CODES = {"Factory": factory_code, "Scheduler": scheduler_code, "Trainer": trainer_code}
+def kwargs_code(made: Plan) -> str:
+    """The value of `lr_scheduler_kwargs`, for a configuration file or a command line."""
+    return json.dumps(_shape(made))
+
+
+def run_code(made: Plan) -> str:
+    """A command line that makes these learning rates in a training script that takes TrainingArguments."""
+
+    def text(value: Any) -> str:
+        """As an option takes it: a list of cycles is 1000,2000:0.5."""
+        if not isinstance(value, list):
+            return str(value)
+        return ",".join(":".join(map(str, cycle)) if isinstance(cycle, list) else str(cycle) for cycle in value)
+
+    options = "".join(f" --{name} {text(value)}" for name, value in _shape(made).items())
+    command = (
+        f"hf-warmcos run{options} train.py --lr_scheduler_type cosine_with_restarts --learning_rate {made.rates[0]} "
+        f"--max_steps {made.num_steps} --warmup_steps {made.scheduler.schedule.warmup_steps}"
+    )
+    return " \\\n    ".join(textwrap.wrap(command, 80, break_long_words=False, break_on_hyphens=False))
+
+
+CODES = {
+    "Trainer": trainer_code,
+    "lr_scheduler_kwargs (JSON)": kwargs_code,
+    "Factory": factory_code,
+    "Accelerate": accelerate_code,
+    "hf-warmcos run": run_code,
+    "PyTorch scheduler": scheduler_code,
+}
 
 
 def page_html() -> str:
     """The page's elements: the controls out of their list, in what page.html has around them."""
-    controls = []
-    for name, meaning, low, high, step, leftmost, default in CONTROLS:
-        positions = 1000 if step is None else round((high - low) / step)
-        data = {"low": low, "high": high, "step": step, "leftmost": leftmost}
-        attributes = " ".join(f'data-{key}="{value}"' for key, value in data.items() if value is not None)
-        controls.append(f"""
+    controls = "".join(
+        f"""
 <div class="control">
-  <label for="{name}">{name} <small>{escape(meaning)}</small></label>
-  <input type="range" aria-label="{name}, slider" min="0" max="{positions}" {attributes}>
-  <input id="{name}" inputmode="decimal" autocomplete="off" placeholder="{default}" aria-describedby="{name}-error">
-  <p class="error" id="{name}-error" role="alert"></p>
-</div>""")
+  <label for="{control.name}">{control.name} <small>{escape(control.meaning)}</small></label>
+  <input type="range" aria-label="{control.name}, slider" max="{len(control.stops) - 1}"
+    data-stops="{" ".join(control.stops)}">
+  <input id="{control.name}" inputmode="decimal" autocomplete="off" placeholder="{control.default}"
+    aria-describedby="{control.name}-error">
+  <p class="error" id="{control.name}-error" role="alert"></p>
+</div>"""
+        for control in CONTROLS
+    )
     modes = "".join(f"<option>{mode}</option>" for mode in WARMUP_MODES)
     presets = "".join(f'<option value="{escape(query)}">{escape(name)}</option>' for name, query in PRESETS.items())
+    kinds = "".join(f"<option>{kind}</option>" for kind in CODES)
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
-    for name, html in {"controls": "".join(controls), "modes": modes, "presets": presets}.items():
+    for name, html in {"controls": controls, "modes": modes, "presets": presets, "kinds": kinds}.items():
         page = page.replace(f"<!-- {name} -->", html)
     return page
 
@@ -242,7 +391,7 @@ def build() -> gr.Blocks:
         gr.HTML(
             html_template=page_html(),
             js_on_load=(FOLDER / "page.js").read_text(encoding="utf-8"),
-            server_functions=[describe],
+            server_functions=[describe, download, read_run],
             apply_default_css=False,
         )
     return page
