@@ -88,8 +88,8 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         }
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        states: Any = state.stateful_callbacks
-        if EarlyStoppingCallback.__name__ in states and args.eval_strategy == IntervalStrategy.NO:
+        no_evaluation = args.eval_strategy == IntervalStrategy.NO
+        if no_evaluation and EarlyStoppingCallback.__name__ in (state.stateful_callbacks or ()):
             raise ValueError(
                 'Expected eval_strategy="steps" or "epoch" for EarlyStoppingCallback, but got eval_strategy="no". To '
                 'evaluate at cycle ends only, set eval_strategy="steps" and eval_steps to a number above max_steps.'

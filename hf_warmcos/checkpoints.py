@@ -7,6 +7,7 @@ import logging
 import pickle
 import re
 import zipfile
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,14 +104,12 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     configured = {path.parent for name in ("", "adapter_") for path in Path(output_dir).glob(f"*/{name}config.json")}
     found, skipped = [], []
     for folder in folders:
-        try:
+        with suppress(FileNotFoundError):  # deleted meanwhile: a training with save_total_limit is running
             incomplete = find_incomplete_file(folder, of_trainer=not (folder / SCHEDULER_STATES[1]).exists())
             if incomplete is None and folder not in configured and not configured.isdisjoint(folders):
                 incomplete = folder / "config.json"
             found += _read(folder) if incomplete is None else []
             skipped += [] if incomplete is None else [f"{incomplete} is missing or incomplete"]
-        except FileNotFoundError:
-            continue  # deleted meanwhile: a training with save_total_limit is running
     newest = max(found, key=lambda of: of.saved_at, default=_Checkpoint(Path(), 0, None, [], 0))
     own = {of.step: of.folder for of in found if of.run == newest.run}
     if newest.saved_at > 0:

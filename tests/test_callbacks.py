@@ -197,14 +197,14 @@ def test_save_total_limit_keeps_the_best_checkpoint(tmp_path):
     assert checkpoints(tmp_path) == sorted({min(losses, key=losses.get), 18})
 
 
-def test_resuming_from_a_cycle_end_goes_on_with_the_next_one(tmp_path):
+def test_a_run_resumed_from_a_cycle_end_continues_with_the_next_one(tmp_path):
     make_trainer(tmp_path, CycleEndCallback()).train()
     resumed = make_trainer(tmp_path / "resumed", CycleEndCallback())
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
     assert checkpoints(tmp_path / "resumed") == [14, 18]
 
 
-def test_training_can_go_on_from_a_checkpoint_that_was_saved_without_it(tmp_path):
+def test_training_can_resume_from_a_checkpoint_that_was_saved_without_it(tmp_path):
     make_trainer(tmp_path, save_strategy="steps", save_steps=8).train()
     resumed = make_trainer(tmp_path / "resumed", CycleEndCallback())
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))

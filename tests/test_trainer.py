@@ -120,7 +120,7 @@ class TestRates:
         trainer = train(tmp_path, lr_scheduler_kwargs=FOUR_CYCLES, **arguments)
         assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(num_steps, 4, decay=0.75), num_steps)
 
-    def test_warmup_can_be_a_share_of_training(self, tmp_path):
+    def test_warmup_can_be_a_fraction_of_training(self, tmp_path):
         # transformers 4 has an argument of its own for it, in transformers 5 it is a `warmup_steps` below 1.
         name = "warmup_ratio" if hasattr(TrainingArguments, "warmup_ratio") else "warmup_steps"
         trainer = train(tmp_path, max_steps=20, lr_scheduler_kwargs=FOUR_CYCLES, **{name: 0.2})
@@ -174,7 +174,7 @@ class TestRates:
         ]
 
     @pytest.mark.slow
-    def test_two_processes_train_by_the_rates_of_one(self, tmp_path):
+    def test_two_processes_train_with_the_learning_rates_of_one(self, tmp_path):
         port = free_port()
         arguments = {"max_steps": 20, "warmup_steps": 4, "lr_scheduler_kwargs": FOUR_CYCLES}
         group = [
@@ -375,7 +375,7 @@ class TestArguments:
 
     @pytest.mark.filterwarnings("error:.*ignores lr_scheduler_type")
     @pytest.mark.parametrize("named", [{}, {"lr_scheduler_type": "cosine_with_restarts"}])
-    def test_name_the_schedule_where_they_are_reported_and_stay_as_they_were_given(self, tmp_path, named):
+    def test_name_the_schedule_while_they_are_reported_and_keep_the_given_values(self, tmp_path, named):
         class Reports(TrainerCallback):
             def on_train_begin(self, args, state, control, **kwargs):
                 self.reported = args.to_dict()["lr_scheduler_type"]

@@ -1,4 +1,4 @@
-"""Small models, their data and whole training runs, for the tests of everything that stands on a Trainer.
+"""Small models, their data and whole training runs, for the tests that use a Trainer.
 
 The functions are at the top of a module, so that the runs can also be had in processes of their own.
 """
