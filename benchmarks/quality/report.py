@@ -1,9 +1,20 @@
-"""Tables and pictures from the raw results of both studies.
+"""Writes the tables and pictures of the studies from their raw results.
 
     python -m benchmarks.quality.report
 
-writes the figures of docs/when-to-use.md and docs/results.md, and the pictures beside them. Each figure of these pages
-stands between two comments that name it: no number in a table is typed by hand.
+writes the tables and numbers of docs/when-to-use.md and docs/results.md, and the pictures of docs/results.md. On the
+pages, each table or number stands between two comments with its name: nobody types them by hand.
+
+| name on the page | function | a row for each | the numbers |
+| --- | --- | --- | --- |
+| decisions | `decision_table` | decision | difference in test loss, on each task of study 2 |
+| best | `best_table` | task of study 1 | final loss of the best baseline and of the best setting of this schedule |
+| arguments | `argument_table` | changed argument | what the change does to the final loss |
+| known end, TASK | `known_end_table` | schedule of study 1 | loss after each quarter of the budget |
+| snapshots, TASK | `snapshot_table` | setting of study 1 | loss of the last checkpoint and of ensembles |
+| weights; predictions | `average_table` | task and setting | loss of averages of the last checkpoints |
+| same data, TASK | `same_data_table` | way to continue | loss at N, 2 N and 4 N updates |
+| other data, TASK | `other_data_table` | way to continue | loss on the new and on the old data |
 """
 
 from __future__ import annotations
@@ -32,7 +43,7 @@ DOCS = ROOT / "docs"
 YES = {True: "yes", False: "no"}
 NO_DIFFERENCE = "no significant difference"
 ARROWS = {"better": "\u00a0↓", "worse": "\u00a0↑", NO_DIFFERENCE: "", "equal": ""}
-SHARES = {"25%": 0.25, "50%": 0.5, "75%": 0.75, "100%": 1.0}
+QUARTERS = {"25%": 0.25, "50%": 0.5, "75%": 0.75, "100%": 1.0}
 FIRST_TASKS, SECOND_TASKS = ("text", "digits", "digits-long"), {"text": "code", "digits": "digits, turned"}
 SETTING = ["name", "warmup"]  # what tells the first study's settings of one task apart
 PLANNED = "cosine planned for {} N"
@@ -125,21 +136,22 @@ def by_seed(frame: pd.DataFrame, value: str, keys: list[str]) -> pd.DataFrame:
 
 
 def single_runs(frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The test runs outside of ensembles of separate runs, with the loss after each share of the budget."""
+    """The test runs, without ensembles of separate runs, with the loss after each quarter of the budget."""
     runs = frame[(frame["task"] == task) & (frame["split"] == "test") & (frame["num_separate_runs"] == 1)].copy()
-    for column, share in SHARES.items():
-        runs[column] = [loss_of(run.curve[str(int(share * run.num_training_steps))]) for run in runs_of(runs)]
+    for column, fraction in QUARTERS.items():
+        runs[column] = [loss_of(run.curve[str(int(fraction * run.num_training_steps))]) for run in runs_of(runs)]
     return runs
 
 
 def known_end_table(frame: pd.DataFrame, task: str) -> str:
-    """Every schedule on the way and at the end; arrows against the cosine with the same warmup.
+    """Study 1, a row for each schedule: the loss after each quarter of the budget, and the accuracy at the end.
 
-    A tuned rate that is still at an edge of the grid is starred.
+    The baseline of the arrows and of the last column is the cosine with the same warmup. A star marks a tuned learning
+    rate at an edge of the grid.
     """
     runs = single_runs(frame, task)
     tuning = frame[(frame["task"] == task) & (frame["split"] == "validation")]
-    losses = {column: by_seed(runs, column, SETTING) for column in SHARES}
+    losses = {column: by_seed(runs, column, SETTING) for column in QUARTERS}
     rows = []
     for (name, warmup), of in groups(runs, SETTING):
         tried, rate = tuning[(tuning["name"] == name) & (tuning["warmup"] == warmup)]["peak_lr"], of["peak_lr"].iloc[0]
@@ -149,31 +161,33 @@ def known_end_table(frame: pd.DataFrame, task: str) -> str:
                 name,
                 YES[warmup],
                 f"{rate:g}" + " *" * (rate in (tried.min(), tried.max())),
-                *(against(losses[column][name, warmup], losses[column]["`cosine`", warmup]) for column in SHARES),
+                *(against(losses[column][name, warmup], losses[column]["`cosine`", warmup]) for column in QUARTERS),
                 estimate(of["accuracy"]).text(1),
                 "" if name == "`cosine`" else estimate(final - cosine).difference(),
             ]
         )
-    shares = [f"loss at {share}" for share in SHARES]
-    return markdown_table(["schedule", "warmup", "peak rate", *shares, "accuracy, %", "minus cosine"], rows)
+    quarters = [f"loss at {column}" for column in QUARTERS]
+    return markdown_table(["schedule", "warmup", "peak rate", *quarters, "accuracy, %", "minus cosine"], rows)
 
 
 def best_table(frame: pd.DataFrame) -> str:
-    """The best peer and the best setting of this schedule, by the mean final loss, side by side."""
+    """Study 1, a row for each task: the best baseline and the best setting of this schedule, by mean final loss."""
     rows = []
     for task in FIRST_TASKS:
         runs = single_runs(frame, task)
         final = by_seed(runs, "100%", ["own", *SETTING])
-        peer, own = (final[is_own][final[is_own].mean().idxmin()] for is_own in (False, True))
+        baseline, own = (final[is_own][final[is_own].mean().idxmin()] for is_own in (False, True))
         rows.append([task])
-        for values in (peer, own):
+        for values in (baseline, own):
             rows[-1] += [f"{values.name[0]}, warmup: {YES[values.name[1]]}", estimate(values).text()]
-        rows[-1].append(estimate(own - peer).difference())
-    return markdown_table(["task", "best peer", "its loss", "best of this schedule", "its loss", "difference"], rows)
+        rows[-1].append(estimate(own - baseline).difference())
+    return markdown_table(
+        ["task", "best baseline", "its loss", "best of this schedule", "its loss", "difference"], rows
+    )
 
 
 def argument_table(frame: pd.DataFrame) -> str:
-    """What one argument of this schedule changes, all others equal: the mean over the others, seed by seed."""
+    """Study 1, a row for each change of an argument: its mean effect on the final loss, over all other arguments."""
     changes: list[tuple[str, str, Any, Any]] = [
         ("`decay=0.75` in place of 1", "decay", 1.0, 0.75),
         ("`decay=0.5` in place of 1", "decay", 1.0, 0.5),
@@ -194,7 +208,10 @@ def argument_table(frame: pd.DataFrame) -> str:
 
 
 def snapshot_table(frame: pd.DataFrame, task: str) -> str:
-    """Ensembles of cycle ends, against the last checkpoint and against as many separate short runs."""
+    """Study 1, a row for each setting: the loss of the last checkpoint and of ensembles of cycle ends.
+
+    The baseline of the arrows is the last checkpoint; that of the last column is an ensemble of as many separate runs.
+    """
     runs = single_runs(frame, task)
     rows = []
     for (name, warmup), of in groups(runs[runs["own"]], SETTING):
@@ -211,7 +228,10 @@ def snapshot_table(frame: pd.DataFrame, task: str) -> str:
 
 
 def average_table(frame: pd.DataFrame, kind: str) -> str:
-    """Averages of `weights` or of `predictions`; arrows against the last checkpoint."""
+    """A row for each task and setting: the loss of averages of `weights`, or of `predictions`, of the last cycle ends.
+
+    The baseline of the arrows is the last checkpoint.
+    """
     sizes, rows = ("2", "3", "4"), []
     for (task, name), of in groups(frame.set_index("seed"), ["task", "name"]):
         last = of["weights"].map(lambda by_size: loss_of(by_size["1"]))
@@ -227,7 +247,7 @@ def average_table(frame: pd.DataFrame, kind: str) -> str:
 
 
 def between_the_members(averages: pd.DataFrame, known: pd.DataFrame) -> str:
-    """In how many averages of weights the loss is below the mean of those of the models that were averaged."""
+    """How many averages of weights have a lower loss than the mean loss of the models that were averaged."""
     keys = ["task", "name", "seed", "num_warmup_steps", "split"]
     pairs = [
         (loss_of(run.weights[f"{size}"]), np.mean([loss_of(member) for member in run.members[-size:]]))
@@ -269,7 +289,7 @@ def moving_end(path: Path) -> pd.DataFrame:
 
 
 def when_stopped(of: pd.DataFrame) -> pd.Series:
-    """By seed: the mean over the times of the test loss of the checkpoint so far that validation prefers."""
+    """By seed: the test loss of the best checkpoint so far (by validation loss), averaged over all times."""
     losses = of.pivot(index=["seed", "updates"], columns="on", values="loss").sort_index()
     means = {}
     for seed, curve in losses.groupby(level="seed"):
@@ -294,7 +314,10 @@ def same_data_losses(frame: pd.DataFrame, task: str) -> tuple[dict[int, pd.DataF
 
 
 def same_data_table(frame: pd.DataFrame, task: str) -> str:
-    """The losses at N, 2 N and 4 N; arrows against the cosine planned for that length."""
+    """Study 2, a row for each way to continue on the same data: the loss at N, 2 N and 4 N updates.
+
+    The baseline of the arrows is the cosine planned for that length; in the last column, the one planned for 4 N.
+    """
     losses, planned = same_data_losses(frame, task)
     runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
     last, longest = runs["updates"].max(), when_stopped(runs[runs["name"] == PLANNED.format(4)])
@@ -322,7 +345,10 @@ def other_data_losses(frame: pd.DataFrame, task: str) -> dict[str, pd.DataFrame]
 
 
 def other_data_table(frame: pd.DataFrame, task: str) -> str:
-    """What was learnt and what was forgotten; arrows against a restart at the full peak."""
+    """Study 2, a row for each way to continue on new data: the loss on the new data and on the old at 2 N updates.
+
+    The baseline of the arrows and of the last columns is the restart at the full peak.
+    """
     losses = other_data_losses(frame, task)
     rows = [
         [name, *(against(of[name], of[RESTART]) for of in losses.values())]
@@ -348,7 +374,7 @@ def measurements(path: Path) -> str:
 
 
 def decision_table(frames: dict[str, pd.DataFrame]) -> str:
-    """What was compared, the verdict, and the difference in test loss on each task."""
+    """A row for each decision: what is compared, the verdict, and the difference in test loss on each task."""
     known, moving = frames["known_end"], frames["moving_end"]
     losses = {task: same_data_losses(moving, task) for task in SECOND_TASKS}
     other = {task: other_data_losses(moving, task) for task in SECOND_TASKS}
