@@ -284,7 +284,7 @@ def test_trackers_get_loss_and_rate(small, tmp_path):
         ("--warmup_mode=postfix", "postfix"),
         ("--train_file=nowhere.txt", "nowhere.txt"),
         ("--block_size=100000", "--block_size 100000"),
-        ("--cycles=three", "--cycles: invalid cycles value: 'three'"),
+        ("--cycles=three", "--cycles: expected STEPS or STEPS:FRACTION"),
         ("--cycles=21", "cycles"),
         ("--extend_cycles=1", "Expected --extend_cycles to extend the schedule of a run, but got --num_warmup_steps"),
         ("--save_total_limit=0", "Expected --save_total_limit >= 1"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from optimizers import make_optimizer
 from PIL import Image
 from transformers import TrainingArguments
 
@@ -146,7 +147,7 @@ def test_a_minimum_above_the_rate_is_a_warning(capsys):
         {"T_0": 10, "num_training_steps": 1e300},
     ],
 )
-def test_wrong_arguments_are_the_librarys_error_in_one_line(command, arguments, make_optimizer, capsys):
+def test_wrong_arguments_are_the_librarys_error_in_one_line(command, arguments, capsys):
     with pytest.raises((TypeError, ValueError)) as raised:
         get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), **({"num_warmup_steps": 0} | arguments))
     options = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from optimizers import make_optimizer
 from PIL import Image
 
 from hf_warmcos import (
@@ -116,7 +117,7 @@ def test_a_warmup_in_every_cycle_is_marked_in_every_cycle(ax):
     assert [patch.get_x() for patch in ax.patches] == [0, 100, 200]
 
 
-def test_a_scheduler_brings_its_own_rates_whatever_position_it_is_at(ax, make_optimizer):
+def test_a_scheduler_brings_its_own_rates_whatever_position_it_is_at(ax):
     optimizer = make_optimizer(0.1)
     scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, T_0=50, eta_min=0.02, decay=0.5)
     for _ in range(30):
@@ -128,14 +129,14 @@ def test_a_scheduler_brings_its_own_rates_whatever_position_it_is_at(ax, make_op
     assert scheduler.last_epoch == 30
 
 
-def test_parameter_groups_have_a_curve_for_each_distinct_rate(ax, make_optimizer):
+def test_parameter_groups_have_a_curve_for_each_distinct_rate(ax):
     scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(make_optimizer(0.1, 0.3, 0.1), T_0=50)
     plot_schedule({"run": scheduler}, 100, ax=ax)
     assert [(label, drawn[0, 1]) for label, drawn in curves(ax).items()] == [("run, lr=0.1", 0.1), ("run, lr=0.3", 0.3)]
     assert legend(ax) == ["run, lr=0.1", "run, lr=0.3", "restart"]
 
 
-def test_a_prepared_scheduler_is_drawn_like_the_one_inside(ax, make_optimizer):
+def test_a_prepared_scheduler_is_drawn_like_the_one_inside(ax):
     optimizer = make_optimizer(0.1)
     scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, T_0=50)
     _, prepared = Accelerator(cpu=True).prepare(optimizer, scheduler)
@@ -170,7 +171,7 @@ def test_nothing_to_draw_is_an_error(schedules, ax):
         plot_schedule(schedules, ax=ax)
 
 
-def test_another_scheduler_is_an_error_that_names_it(ax, make_optimizer):
+def test_another_scheduler_is_an_error_that_names_it(ax):
     other = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(make_optimizer(), T_0=10)
     with pytest.raises(TypeError, match="but got a CosineAnnealingWarmRestarts"):
         plot_schedule(other, ax=ax)
@@ -251,7 +252,7 @@ PAPER = (3.3, 2.0)  # inches: a column of a paper
 
 @pytest.mark.parametrize("size", [PAPER, FIGURE_SIZE, (6.4, 4.8)])
 @pytest.mark.parametrize("groups", [1, 6])
-def test_the_legend_lies_in_the_axes_above_the_curves_at_any_size(size, groups, make_optimizer):
+def test_the_legend_lies_in_the_axes_above_the_curves_at_any_size(size, groups):
     schedules = SCHEDULE if groups == 1 else six_groups(make_optimizer)
     ax = drawn(size, schedules)
     box, axes = ax.get_legend().get_window_extent(), ax.get_window_extent()
@@ -263,7 +264,7 @@ def test_the_legend_lies_in_the_axes_above_the_curves_at_any_size(size, groups, 
     assert axes.height > 0.5 * 72 * size[1]  # the layout has not collapsed
 
 
-def test_six_groups_have_one_warmup_band_few_rows_of_legend_and_a_colour_and_style_each(make_optimizer):
+def test_six_groups_have_one_warmup_band_few_rows_of_legend_and_a_colour_and_style_each():
     ax = drawn(PAPER, six_groups(make_optimizer))
     assert len(ax.patches) == 1
     assert legend(ax) == [f"lr={lr}" for lr in ("1e-3", "5e-4", "2e-4", "1e-4", "5e-5", "2e-5")] + ["warmup", "restart"]
@@ -357,7 +358,7 @@ def test_the_colours_of_curves_differ_to_every_kind_of_colour_vision(eyes):
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background", "ggplot", "grayscale"])
-def test_labels_have_a_contrast_of_4_5_in_any_style(style, make_optimizer):
+def test_labels_have_a_contrast_of_4_5_in_any_style(style):
     with matplotlib.style.context(style):
         ax = Figure(PAPER).subplots()
     plot_schedule(SCHEDULE, ax=ax)  # after the style has been left, too

@@ -14,6 +14,7 @@ import torch
 import transformers
 from datasets import Dataset
 from example_runs import free_port
+from optimizers import make_optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from trainer_runs import (
     BASE_LR,
@@ -410,7 +411,7 @@ class TestArguments:
         trainer.train()
         assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(8, 4, decay=0.75), 8, base_lr=0.5)
 
-    def test_the_optimizer_argument_is_scheduled_as_deepspeed_asks_for_it(self, tmp_path, make_optimizer):
+    def test_the_optimizer_argument_is_scheduled_as_deepspeed_asks_for_it(self, tmp_path):
         trainer = WarmCosTrainer(causal_lm(), training_arguments(tmp_path, lr_scheduler_kwargs=FOUR_CYCLES))
         trainer.create_optimizer_and_scheduler(num_training_steps=20)
         # What transformers.integrations.deepspeed does in the callable that it hands to DeepSpeed.
