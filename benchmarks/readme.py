@@ -24,7 +24,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.pictures import BLUE, GRAY, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, save, style
+from benchmarks.pictures import GRAY, new_figure, save, style
 from benchmarks.speed.step_cost import (
     BARE_LOOP,
     OURS,
@@ -37,6 +37,7 @@ from benchmarks.speed.step_cost import (
     counted_groups,
 )
 from benchmarks.speed.timing import describe, rounded
+from hf_warmcos.plotting import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
