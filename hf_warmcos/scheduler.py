@@ -402,7 +402,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
         T_0 (`float`): Length of the first cycle, in steps.
         T_mult (`float`, *optional*, defaults to 1): Factor on the length of a cycle at each restart, > 0.
         eta_min (`float`, *optional*, defaults to 0.0): The rate at the end of each cycle, >= 0.
-        last_epoch (`int`, *optional*, defaults to -1): The last step that was taken when training continues; -1 to begin.
+        last_epoch (`int`, *optional*, defaults to -1): The last step that was taken; -1 at the start of training.
         verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
         warmup_steps (`int`, *optional*, defaults to 0): Length of the warmup, in steps.
         decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.
