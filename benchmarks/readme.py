@@ -125,10 +125,13 @@ def draw_step_cost() -> Figure:
 def step_summary() -> str:
     """What an update costs, in one sentence."""
     record = read("step_cost")
-    part, what = ("update", "an update") if "update" in record else ("num_groups", "a `step()`")
+    part, per = ("update", "update") if "update" in record else ("num_groups", "`step()`")
     of = timed(record)[part]["1 group"]
     ours, torchs = (rounded(of[name]["median"]) for name in (OURS, TORCH))
-    return f"With one parameter group {what} takes {ours} µs, with torch's `CosineAnnealingWarmRestarts` {torchs} µs."
+    return (
+        f"With one parameter group, this scheduler takes {ours} µs per {per}, torch's `CosineAnnealingWarmRestarts` "
+        f"{torchs} µs."
+    )
 
 
 def other_costs() -> str:
