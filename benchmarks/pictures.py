@@ -21,12 +21,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_warmcos.plotting import BLUE
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH = 5.0  # inches: on the screen of a phone, small text then has more than 9 pixels
 INK, PAPER = "#303338", "#fefefe"  # as drawn; a dark page changes both
-# Okabe and Ito's colors, which color-blind people can tell apart, and a gray.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
-GRAY = "#777777"
+GRAY = "#777777"  # beside the palette
 DARK_PAGES = "@media (prefers-color-scheme: dark)"
 COLORS = f"""
 <style>
@@ -56,7 +56,7 @@ def save(figure: Figure, path: Path) -> None:
     metadata = {"Date": None, "Creator": None, "Description": json.dumps(drawn(figure))}
     figure.savefig(path, format="svg", metadata=metadata)
     svg = path.read_text()
-    for color, name in ((INK, "ink"), (PAPER, "paper"), (BLUE, "blue")):
+    for color, name in ((INK, "ink"), (PAPER, "paper"), (BLUE.lower(), "blue")):
         svg = svg.replace(color, f"var(--{name})")
     path.write_text(re.sub(r"(<svg [^>]*>)", rf"\1{COLORS}", svg, count=1))
 

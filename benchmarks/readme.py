@@ -24,7 +24,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.pictures import BLUE, GRAY, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, save, style
+from benchmarks.pictures import GRAY, new_figure, save, style
 from benchmarks.speed.step_cost import (
     BARE_LOOP,
     OURS,
@@ -37,6 +37,7 @@ from benchmarks.speed.step_cost import (
     counted_groups,
 )
 from benchmarks.speed.timing import describe, rounded
+from hf_warmcos.plotting import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -124,10 +125,13 @@ def draw_step_cost() -> Figure:
 def step_summary() -> str:
     """What an update costs, in one sentence."""
     record = read("step_cost")
-    part, what = ("update", "an update") if "update" in record else ("num_groups", "a `step()`")
+    part, per = ("update", "update") if "update" in record else ("num_groups", "`step()`")
     of = timed(record)[part]["1 group"]
     ours, torchs = (rounded(of[name]["median"]) for name in (OURS, TORCH))
-    return f"With one parameter group {what} takes {ours} µs, with torch's `CosineAnnealingWarmRestarts` {torchs} µs."
+    return (
+        f"With one parameter group, this scheduler takes {ours} µs per {per}, torch's `CosineAnnealingWarmRestarts` "
+        f"{torchs} µs."
+    )
 
 
 def other_costs() -> str:

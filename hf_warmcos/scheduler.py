@@ -401,17 +401,19 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
             `lr` is filled in place.
         T_0 (`float`): Length of the first cycle, in steps.
         T_mult (`float`, *optional*, defaults to 1): Factor on the length of a cycle at each restart, > 0.
-        eta_min (`float`, *optional*, defaults to 0.0): The rate at the end of each cycle, >= 0.
-        last_epoch (`int`, *optional*, defaults to -1): The last step that was done when training goes on; -1 to begin.
+        eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle, >= 0.
+        last_epoch (`int`, *optional*, defaults to -1): The last step that was taken; -1 at the start of training.
         verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
         warmup_steps (`int`, *optional*, defaults to 0): Length of the warmup, in steps.
         decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.
-        eta_min_rate (`float`, *optional*): In place of `eta_min`: the share of its own base rate that each parameter
-            group has at the end of each cycle, between 0 and 1.
+        eta_min_rate (`float`, *optional*): In place of `eta_min`: the fraction of its initial learning rate that each
+            parameter group has at the end of each cycle, between 0 and 1.
         warmup_mode (`str`, *optional*, defaults to `"overlap"`): Where the warmup lies: `"overlap"`, `"prefix"` or
             `"every_cycle"`.
-        num_cycles (`int`, *optional*): Number of cycles, after which the rate stays at `eta_min`; endless if not given.
-        warmup_lr_rate (`float`, *optional*, defaults to 0.0): Share of the rate at which the warmup starts.
+        num_cycles (`int`, *optional*): Number of cycles, after which the learning rate stays at `eta_min`. Without it
+            the restarts never end.
+        warmup_lr_rate (`float`, *optional*, defaults to 0.0): Fraction of the learning rate at which the warmup
+            starts.
 
     Raises:
         TypeError, ValueError, KeyError: As from [`CosineRestartSchedule`] and [`CosineRestartLR`].

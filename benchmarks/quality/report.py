@@ -34,7 +34,8 @@ from matplotlib.figure import Figure
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.pictures import BLUE, GRAY, INK, VERMILLION, WIDTH, save, style
+from benchmarks.pictures import GRAY, INK, WIDTH, save, style
+from hf_warmcos.plotting import BLUE, VERMILLION
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "benchmarks" / "results"
