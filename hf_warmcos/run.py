@@ -1,15 +1,21 @@
 """Run a command as it is, with this schedule in every Python process that it starts.
 
-There, "cosine_with_restarts" means this schedule wherever transformers or diffusers looks a schedule up by its name:
-give the command this name. The command supplies the learning rate, the number of training steps and the warmup.
-The options given here hold, whatever the command passes. A file SCRIPT.py or -m MODULE runs with this Python.
+There, "cosine_with_restarts" means this schedule wherever transformers or
+diffusers looks a scheduler up by its name: give the command this name.
+The command supplies the learning rate, the number of steps and the warmup.
+The options given here hold, whatever the command passes.
+SCRIPT.py and -m MODULE run with this Python.
 
 examples:
-  hf-warmcos run --num_cycles 3 --T_mult 2 train.py --lr_scheduler_type cosine_with_restarts ...
-  hf-warmcos run --num_cycles 3 --T_mult 2 accelerate launch train.py --lr_scheduler cosine_with_restarts ...
   hf-warmcos run --num_cycles 3 --T_mult 2 axolotl train config.yml
-  on several machines, inside the launcher:
-  accelerate launch ... -m hf_warmcos run --num_cycles 3 --T_mult 2 train.py --lr_scheduler cosine_with_restarts ...
+  hf-warmcos run --num_cycles 3 --T_mult 2 train.py \\
+    --lr_scheduler_type cosine_with_restarts ...
+  hf-warmcos run --num_cycles 3 --T_mult 2 accelerate launch train.py \\
+    --lr_scheduler cosine_with_restarts ...
+
+  On several machines, inside the launcher:
+    accelerate launch ... -m hf_warmcos run --num_cycles 3 --T_mult 2 \\
+      train.py --lr_scheduler cosine_with_restarts ...
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SL
 
 def run_parser() -> Parser:
     """The parser of what stands between `run` and the command."""
-    usage = "hf-warmcos run [schedule options] [--] {COMMAND, SCRIPT.py, -m MODULE} [ARGS ...]"
+    usage = "hf-warmcos run [schedule options] {COMMAND, SCRIPT.py, -m MODULE} [ARGS ...]"
     parser = Parser(prog="hf-warmcos run", usage=usage, description=__doc__)
     add_schedule_options(parser.add_argument_group("schedule options"))
     return parser
