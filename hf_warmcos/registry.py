@@ -1,62 +1,55 @@
-"""The schedule by its name, in tools that look schedules up in a table: transformers' and diffusers'."""
+"""The schedule by its name, in the tables of schedules of transformers and of diffusers."""
 
 from __future__ import annotations
 
 import inspect
-import mmap
+import json
+import os
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, suppress
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import Any
 
 from hf_warmcos.arguments import check_arguments
-
-if TYPE_CHECKING:
-    from hf_warmcos.scheduler import CosineRestartLR
 
 NAME = "cosine_with_restarts"
 
 # Each has a table TYPE_TO_SCHEDULER_FUNCTION, with members of its own SchedulerType as keys.
 _MODULES = ("transformers.optimization", "diffusers.optimization")
 
-# What says one thing in two ways: where the first is given, the others are not taken from the tool.
-_IN_PLACE_OF = {
-    "T_0": ("num_cycles", "cycles"),
-    "cycles": ("num_cycles", "T_0", "T_mult", "decay"),
-    "min_lr": ("min_lr_rate",),
-    "min_lr_rate": ("min_lr",),
-}
+# Where a registration gives the first, it replaces what the tool passes for the others.
+_IN_PLACE_OF = {"T_0": {"num_cycles"}, "cycles": {"num_cycles", "T_0", "T_mult", "decay"}}
+_IN_PLACE_OF |= {"min_lr": {"min_lr_rate"}, "min_lr_rate": {"min_lr"}}
 
 _lock = threading.RLock()
-_registrations: list[Registration] = []
-_replaced: list[tuple[dict[Any, Any], Any, Any]] = []  # tables, keys, and what was there
+_registrations: dict[ExitStack, dict[str, Any]] = {}  # with their arguments, the latest last
+_replaced: dict[ModuleType, Any] = {}  # what was in the module's table
 
 
-def register(**arguments: Any) -> Registration:
+def register(**arguments: Any) -> ExitStack:
     """Make the name `"cosine_with_restarts"` mean this schedule everywhere in the process.
 
     That is every plain `Trainer`, every tool that has one inside, every call of `get_scheduler` of transformers and of
     diffusers, imported already or later. What the tool passes goes to
-    [`get_cosine_restarts_with_decay_and_warmup_schedule`]; without `decay`, `T_mult` and the like the rates are those
-    of the built-in schedule.
+    [`get_cosine_restarts_with_decay_and_warmup_schedule`]; without `decay`, `T_mult` and the like the learning rates
+    are those of the built-in schedule.
 
-    The arguments given here hold, whatever the tool passes: diffusers passes `num_cycles=1` without being asked, and
-    many scripts have no way to pass `decay`. Where `T_0` or `cycles` is given, the tool's `num_cycles` is not used.
+    The arguments given here hold, whatever the tool passes: diffusers passes `num_cycles=1` where nobody asked for it,
+    and many scripts have no way to pass `T_mult`. Where `T_0` or `cycles` is given, the tool's `num_cycles` is not
+    used.
 
     Of several registrations the latest holds, with its arguments alone.
 
     Args:
         arguments (*optional*): Those of [`get_cosine_restarts_with_decay_and_warmup_schedule`], without `optimizer`,
-            `num_warmup_steps`, `num_training_steps` and `last_epoch`, which are the tool's to say.
+            `num_warmup_steps`, `num_training_steps` and `last_epoch`, which the tool supplies.
 
     Returns:
-        [`Registration`], a context manager for use in a `with` statement: its end takes back what this call did.
-        Without `with` the registration holds until [`unregister`].
+        `contextlib.ExitStack`: Use it in a `with` statement, whose end takes back what this call did, or call its
+        `close()`. Otherwise the registration holds until [`unregister`].
 
     Raises:
         TypeError, ValueError: If an argument is unknown, of the wrong type or out of its range. Nothing is registered
@@ -68,12 +61,10 @@ def register(**arguments: Any) -> Registration:
     >>> import torch
     >>> from transformers import get_scheduler
     >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    >>> with register(decay=0.75):
-    ...     scheduler = get_scheduler(
-    ...         "cosine_with_restarts", optimizer, 100, 1100, scheduler_specific_kwargs={"num_cycles": 4}
-    ...     )
-    >>> scheduler.schedule.decay
-    0.75
+    >>> with register(num_cycles=3, T_mult=2):
+    ...     scheduler = get_scheduler("cosine_with_restarts", optimizer, 100, 1500)
+    >>> scheduler.schedule.restarts(1500)
+    [300, 700]
 
     ```
 
@@ -81,15 +72,11 @@ def register(**arguments: Any) -> Registration:
     their `get_scheduler` read.
     """
     check_arguments(**arguments)
-    registration = Registration({name: value for name, value in arguments.items() if value is not None})
-    with _lock:
-        _registrations.append(registration)
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(0, _finder)
-    for name in _MODULES:
-        if name in sys.modules:
-            # Not from sys.modules: one that another thread is importing has no table yet, and is waited for.
-            _enter_into_table(import_module(name))
+    registration = ExitStack()
+    registration.callback(_end, registration)
+    _registrations[registration] = {name: value for name, value in arguments.items() if value is not None}
+    # Not from sys.modules: a module that another thread is importing has no table yet, and import_module waits for it.
+    _update_tables(*[import_module(name) for name in _MODULES if name in sys.modules])
     return registration
 
 
@@ -103,7 +90,7 @@ def unregister() -> None:
     ```python
     >>> from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
     >>> before = dict(TYPE_TO_SCHEDULER_FUNCTION)
-    >>> registration = register(num_cycles=4, decay=0.75)
+    >>> registration = register(num_cycles=3, T_mult=2)
     >>> TYPE_TO_SCHEDULER_FUNCTION == before
     False
     >>> unregister()
@@ -112,99 +99,55 @@ def unregister() -> None:
 
     ```
     """
-    with _lock:
-        for registration in list(_registrations):
-            registration.end()
+    for registration in list(_registrations):
+        registration.close()
 
 
-class Registration(AbstractContextManager["Registration"]):
-    """What [`register`] returns: a context manager, whose end takes the registration back.
-
-    Attributes:
-        arguments (`dict`): The arguments that hold.
-        used (`bool`): Whether a schedule was asked for by the registered name so far, in this process or in one that
-            was forked from it.
-    """
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self.arguments = arguments
-        self._used = mmap.mmap(-1, 1)  # memory that forked processes share
-
-    @property
-    def used(self) -> bool:
-        return self._used[0] == 1
-
-    def note_use(self) -> None:
-        self._used[0] = 1
-
-    def end(self) -> None:
-        """Take the registration back; the one before it holds again, or else what was there before all of them."""
-        with _lock:
-            if self in _registrations:
-                _registrations.remove(self)
-            if not _registrations:
-                _leave_tables()
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.end()
+def _end(registration: ExitStack) -> None:
+    _registrations.pop(registration, None)
+    if not _registrations:
+        _update_tables(*_replaced)
 
 
-def _registered_schedule(*passed_by_position: Any, **passed_by_name: Any) -> CosineRestartLR:
+def _registered_schedule(*passed_by_position: Any, **passed_by_name: Any) -> Any:
     """The function in the tables: the factory, with what the tool passes and the latest registration's arguments."""
     # Here and not above: this module is imported before scripts that are yet to say how torch is to be imported.
-    from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
+    from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule as factory
 
+    with suppress(KeyError, OSError):  # below `hf-warmcos run`: the folder that says that no schedule was asked for
+        os.rmdir(os.environ["HF_WARMCOS_UNUSED"])
+    given = [{}, *_registrations.values()][-1]
+    passed = inspect.signature(factory).bind_partial(*passed_by_position, **passed_by_name).arguments
+    replaced = set().union(*(_IN_PLACE_OF.get(name, ()) for name in given))
+    return factory(**{name: value for name, value in passed.items() if name not in replaced} | given)
+
+
+def _update_tables(*modules: ModuleType) -> None:
+    """Enter the schedule if there is a registration, and put back what was there before if there is none."""
     with _lock:
-        held = dict(_registrations[-1].arguments) if _registrations else {}
-        for registration in _registrations:
-            registration.note_use()
-    passed = inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).bind_partial(
-        *passed_by_position, **passed_by_name
-    )
-    not_taken = {other for name in held for other in _IN_PLACE_OF.get(name, ())}
-    taken = {name: value for name, value in passed.arguments.items() if name not in not_taken}
-    return get_cosine_restarts_with_decay_and_warmup_schedule(**{**taken, **held})
+        for module in modules:
+            table, key = module.TYPE_TO_SCHEDULER_FUNCTION, module.SchedulerType(NAME)
+            if _registrations and table[key] is not _registered_schedule:
+                _replaced[module], table[key] = table[key], _registered_schedule
+            elif not _registrations and table[key] is _registered_schedule:
+                table[key] = _replaced[module]
 
 
-def _enter_into_table(module: ModuleType) -> None:
-    with _lock:
-        table, key = module.TYPE_TO_SCHEDULER_FUNCTION, module.SchedulerType(NAME)
-        if _registrations and table[key] is not _registered_schedule:
-            _replaced.append((table, key, table[key]))
-            table[key] = _registered_schedule
-
-
-def _leave_tables() -> None:
-    while _replaced:
-        table, key, replaced = _replaced.pop()
-        if table[key] is _registered_schedule:
-            table[key] = replaced
-    if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
-
-
-class _EnterIntoTableAtImport(MetaPathFinder):
-    """Finds the modules with the tables as Python does, and enters the schedule once they are imported.
+class _UpdateTableAtImport:
+    """A finder that finds the modules with the tables as Python does, and updates the table once they are imported.
 
     So `register` imports nothing itself: neither a library that the process never needs, nor one before a script has
-    set the environment variables that it reads when it is imported.
+    set the environment variables that this library reads when it is imported.
     """
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path, target) if fullname in _MODULES else None
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
+        spec = PathFinder.find_spec(name, path, target) if name in _MODULES else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
-
-            def execute_and_enter(module: ModuleType) -> None:
-                execute(module)
-                _enter_into_table(module)
-
-            spec.loader.exec_module = execute_and_enter  # type: ignore[method-assign]
+            spec.loader.exec_module = lambda module: (execute(module), _update_tables(module))  # type: ignore
         return spec
 
 
-_finder = _EnterIntoTableAtImport()
+sys.meta_path.insert(sys.meta_path.index(PathFinder), _UpdateTableAtImport())
+if "HF_WARMCOS_REGISTER" in os.environ:  # set by `hf-warmcos run`; what a script registers later holds over it
+    register(**json.loads(os.environ["HF_WARMCOS_REGISTER"]))

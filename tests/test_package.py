@@ -48,8 +48,9 @@ def test_the_wheel_has_the_package_its_types_its_command_and_its_license(distrib
     with zipfile.ZipFile(distributions[1]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         others = {name.split(".dist-info/")[1] for name in wheel.namelist() if ".dist-info/" in name}
-    assert names == {f"hf_warmcos/{path.name}" for path in (ROOT / "hf_warmcos").iterdir() if path.is_file()}
-    assert "hf_warmcos/py.typed" in names
+    files = {path for path in (ROOT / "hf_warmcos").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert names == {str(path.relative_to(ROOT)) for path in files}
+    assert {"hf_warmcos/py.typed", "hf_warmcos/startup/sitecustomize.py"} <= names
     assert {"entry_points.txt", "licenses/LICENSE"} <= others
 
 

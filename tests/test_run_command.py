@@ -1,359 +1,491 @@
-"""`hf-warmcos run`: scripts and modules that know nothing of this project, with its schedule."""
+"""`hf-warmcos run`: any command, as it is, with this schedule in every Python process that it starts."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 
 import pytest
-from example_runs import Run, make_text, make_tiny_model
+from example_runs import free_port, make_text, make_tiny_model
 
-from hf_warmcos import CosineRestartSchedule, unregister
-from hf_warmcos.run import run
+from hf_warmcos import CosineRestartSchedule
 
 SCRIPTS = Path(__file__).parent / "scripts"
 RUN = [sys.executable, "-m", "hf_warmcos", "run"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-# Where no process has two GPUs, this launches two processes on the CPU.
-ACCELERATE_LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-ACCELERATE_LAUNCH += ["--main_process_port=0", "-m", "hf_warmcos", "run"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-TORCHRUN += ["-m", "hf_warmcos", "run"]
+SCHEDULE = ["--num_cycles", "3", "--T-mult=2"]
+SAID = 'hf-warmcos run: no schedule was asked for by the name "cosine_with_restarts"'
 
 
-def outcome(command, **options):
+def outcome(command, environment=None, **options):
     completed = subprocess.run(
-        [str(argument) for argument in command], capture_output=True, text=True, timeout=240, env=ENVIRONMENT, **options
+        [str(argument) for argument in command],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env={**os.environ, **(environment or {})},
+        **options,
     )
     return completed.returncode, completed.stdout, completed.stderr
 
 
-class TestAsPythonRunsIt:
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path_factory, monkeypatch, request):
+    """Where commands put their temporary files; a command that was not killed leaves none."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    left = list(folder.glob("hf-warmcos-*"))
+    assert left == [] or re.search(r"os\.(kill|_exit)", request.node.name)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A function that writes a script; the scripts run the code that they are called with, where none is given."""
+
+    def write(code="import os, signal, sys\nexec(sys.argv[1])\n", name="a script.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+        return path
+
+    return write
+
+
+@pytest.mark.slow
+class TestTheCommandAsItIs:
     PROBE = """
-import multiprocessing, pickle, sys
-
-class Something:
-    pass
-
-def square(number):
-    return number * number
+import multiprocessing, os, sys
 
 if __name__ == "__main__":
     main = sys.modules["__main__"]
-    print(sys.argv, sys.path[0], __file__, __name__, main.__dict__ is globals(), main.__package__)
-    print("torch" in sys.modules, type(pickle.loads(pickle.dumps(Something()))) is Something)
-    if not (__spec__ and __spec__.name.endswith("__main__")):  # which spawned processes do not import
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            print(pool.map(square, [1, 2, 3]))
+    print(sys.argv, sys.path[0], __file__, __name__, main.__dict__ is globals(), main.__package__, sys.stdin.read())
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(abs, [-1, -2]))
 """
 
-    @pytest.fixture(scope="class")
-    @staticmethod
-    def folder(tmp_path_factory):
-        folder = tmp_path_factory.mktemp("as python runs it")
-        (folder / "package").mkdir()
-        (folder / "package" / "__init__.py").touch()
-        for name in ("probe.py", "package/probe.py", "package/__main__.py"):
-            (folder / name).write_text(TestAsPythonRunsIt.PROBE)
-        (folder / "ends.py").write_text("import os, sys, signal\nexec(sys.argv[1])\n")
-        return folder
-
-    @pytest.mark.slow
     @pytest.mark.parametrize(
-        "target",
-        [["probe.py"], ["package/probe.py"], ["-m", "package.probe"], ["-m", "package"]],
-        ids=["script", "script in a folder", "module", "package"],
+        ("written", "run_by_python"),
+        [
+            (["probe.py"], ["probe.py"]),
+            (["package/probe.py"], ["package/probe.py"]),
+            (["-m", "package.probe"], ["-m", "package.probe"]),
+            (["-m", "package"], ["-m", "package"]),
+            (["--", sys.executable, "probe.py"], ["probe.py"]),
+            (["sh", "-c", '"$0" probe.py "$@"', sys.executable], ["probe.py"]),
+        ],
+        ids=["script", "script in a folder", "module", "package", "python", "shell"],
     )
-    def test_with_its_arguments_its_path_and_its_main_module(self, folder, target):
-        arguments = [*target, "--decay", "1", "--", "-h", "-m", "--num-cycles=x", ""]
-        expected = outcome([sys.executable, *arguments], cwd=folder)
+    def test_gets_its_arguments_its_input_its_path_and_its_main_module(self, tmp_path, script, written, run_by_python):
+        for name in ("probe.py", "package/__init__.py", "package/probe.py", "package/__main__.py"):
+            script("" if name.endswith("__init__.py") else self.PROBE, name)
+        arguments = ["--decay", "1", "--", "-h", "-m", "--num-cycles=x", "", "a b", "\"'$HOME*\\"]
+        expected = outcome([sys.executable, *run_by_python, *arguments], cwd=tmp_path, input="typed")
         assert expected[0] == 0, expected
-        exit_code, stdout, _ = outcome([*RUN, "--decay=0.5", "--num-cycles", "4", *arguments], cwd=folder)
-        assert (exit_code, stdout) == expected[:2]
+        exit_code, stdout, stderr = outcome([*RUN, *SCHEDULE, *written, *arguments], cwd=tmp_path, input="typed")
+        assert (exit_code, stdout) == expected[:2], stderr
 
-    @pytest.mark.slow
     @pytest.mark.parametrize(
         "end",
         [
             "pass",
             "sys.exit(3)",
+            "raise SystemExit(3)",
             "sys.exit('a message')",
             "raise ValueError('an error')",
             "os.kill(os.getpid(), signal.SIGTERM)",
             "os.kill(os.getpid(), signal.SIGINT)",
         ],
     )
-    def test_with_its_exit_code(self, folder, end):
-        expected = outcome([sys.executable, "ends.py", end], cwd=folder)
-        exit_code, stdout, stderr = outcome([*RUN, "ends.py", end], cwd=folder)
+    def test_ends_with_its_exit_code_and_prints_nothing_twice(self, script, end):
+        expected = outcome([sys.executable, script(), end])
+        exit_code, stdout, stderr = outcome([*RUN, script(), end])
         assert (exit_code, stdout) == expected[:2]
-        # Its own last word, an error or a message, comes last here too.
-        assert stderr.splitlines()[-1:] == expected[2].splitlines()[-1:] or "no schedule was asked for" in stderr
+        assert [line for line in stderr.splitlines() if not line.startswith(SAID)] == expected[2].splitlines()
 
-    @pytest.mark.slow
-    def test_by_the_command_with_the_hyphen_too(self, folder):
-        command = Path(sys.executable).with_name("hf-warmcos")
-        exit_code, stdout, _ = outcome([command, "run", "probe.py", "--x"], cwd=folder)
-        assert exit_code == 0
-        assert stdout == outcome([sys.executable, "probe.py", "--x"], cwd=folder)[1]
-
-    @pytest.mark.slow
-    def test_until_ctrl_c(self, folder):
-        code = "print('ready', flush=True); import time; time.sleep(60)"
-        process = subprocess.Popen(
-            [*RUN, "ends.py", code],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell lets what it runs in the background ignore Ctrl-C, and all that this starts in turn.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    def test_a_script_runs_with_this_python_and_its_flags(self, script):
+        code = (
+            "print(sys.executable, sys.flags.utf8_mode, sys.flags.optimize, sys.warnoptions, sys.stdout.write_through)"
         )
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGINT
-        assert stderr.splitlines()[-1] == "KeyboardInterrupt"
-        assert "no schedule was asked for" not in stderr
+        flags = [sys.executable, "-u", "-X", "utf8", "-O", "-W", "ignore::ResourceWarning"]
+        expected = outcome([*flags, script(), code])
+        assert outcome([*flags, "-m", "hf_warmcos", "run", script(), code])[:2] == expected[:2]
 
+    def test_starts_by_the_console_command_too(self, script):
+        command = Path(sys.executable).with_name("hf-warmcos")
+        exit_code, stdout, _ = outcome([command, "run", *SCHEDULE, script(), "print(sys.argv[2:])", "--x"])
+        assert (exit_code, stdout) == (0, "['--x']\n")
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """`run` without a process of its own: what it changes for the script is put back."""
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    monkeypatch.delenv("RANK", raising=False)
-    yield run
-    unregister()
+    @pytest.mark.parametrize("to_the_group", [False, True], ids=["to the process", "to its group"])
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+    def test_gets_each_signal_once(self, script, name, to_the_group):
+        code = f"""
+import time
+got = []
+signal.signal(signal.{name}, lambda *_: got.append("got it"))
+print(os.getpid(), flush=True)
+while not got:
+    time.sleep(0.01)
+time.sleep(0.3)
+print(got)
+sys.exit(7)
+"""
+        process = subprocess.Popen(
+            [*RUN, script(), code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        )
+        assert int(process.stdout.readline()) == process.pid
+        (os.killpg if to_the_group else os.kill)(process.pid, getattr(signal, name))
+        assert process.stdout.read() == "['got it']\n"
+        assert process.wait(timeout=60) == 7
+
+    def test_ends_when_nobody_reads_its_output_any_more(self):
+        process = subprocess.Popen([*RUN, "yes"], stdout=subprocess.PIPE)
+        process.stdout.read(2)
+        process.stdout.close()
+        assert process.wait(timeout=60) == -signal.SIGPIPE
 
 
 class TestBeforeAnythingStarts:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("arguments", "message"),
+        ("arguments", "exit_code", "message"),
         [
-            (["--decay", "2", "{script}"], "Expected decay <= 1, but got decay=2"),
-            (["--decay", "high", "{script}"], "argument --decay: invalid number value: 'high'"),
-            (["--cycles", "10,20:", "{script}"], "argument --cycles: invalid cycles value: '10,20:'"),
-            (["--decays", "0.5", "{script}"], "unrecognized arguments: --decays 0.5"),
-            (["--num_training_steps", "9", "{script}"], "unrecognized arguments: --num_training_steps 9"),
-            (["--decay"], "argument --decay: expected one argument"),
-            ([], "Expected SCRIPT to be a file, or -m MODULE, but got none"),
-            (["no_such_script.py"], "Expected SCRIPT to be a file, or -m MODULE, but got no_such_script.py"),
-            (["-m"], "Expected -m to be followed by a module that can be run, but got none"),
-            (["-m", "no_such.module"], "but got no_such.module: No module named 'no_such'"),
-            (["-m", "json"], "Expected -m to be followed by a module that can be run, but got json"),
+            (["--decay", "2", "{script}"], 2, "Expected decay <= 1, but got decay=2"),
+            (["--decay", "high", "{script}"], 2, "argument --decay: invalid number value: 'high'"),
+            (["--cycles", "10,20:", "{script}"], 2, "argument --cycles: invalid cycles value: '10,20:'"),
+            (["--decays", "0.5", "{script}"], 2, "unrecognized arguments: --decays 0.5"),
+            (["--num_training_steps", "9", "{script}"], 2, "unrecognized arguments: --num_training_steps 9"),
+            (["--decay"], 2, "argument --decay: expected one argument"),
+            ([], 2, "Expected COMMAND, SCRIPT.py or -m MODULE, but got none"),
+            (["--decay=0.5", "--"], 2, "Expected COMMAND, SCRIPT.py or -m MODULE, but got none"),
+            (["no-such-command", "{script}"], 127, "no-such-command: No such file or directory"),
+            (["{folder}"], 127, "Permission denied"),
+            (["{folder}/not executable"], 127, "Permission denied"),
+            (["{folder}/not a program"], 127, "Exec format error"),
         ],
     )
-    def test_what_is_wrong_is_one_line_and_exit_code_2(self, in_this_process, tmp_path, capsys, arguments, message):
-        script = tmp_path / "script.py"
-        script.write_text(f"open({str(tmp_path / 'started')!r}, 'w')")
-        with pytest.raises(SystemExit) as exit_:
-            in_this_process([argument.format(script=script) for argument in arguments])
-        assert exit_.value.code == 2
+    def test_what_is_wrong_is_one_line(self, tmp_path, script, arguments, exit_code, message):
+        path = script(f"open({str(tmp_path / 'started')!r}, 'w')")
+        script("", "not executable")
+        script("text", "not a program").chmod(0o755)
+        outcomes = outcome([*RUN, *(argument.format(script=path, folder=tmp_path) for argument in arguments)])
         assert not (tmp_path / "started").exists()
-        stdout, stderr = capsys.readouterr()
-        assert stdout == ""
-        assert stderr.startswith("hf-warmcos run: error: ")
-        assert stderr.count("\n") == 1
-        assert message in stderr
+        assert outcomes[:2] == (exit_code, "")
+        assert re.fullmatch(rf"hf-warmcos run: error: .*{re.escape(message)}.*\n", outcomes[2])
 
-    def test_help_names_the_options_of_the_schedule(self, in_this_process, capsys):
-        with pytest.raises(SystemExit) as exit_:
-            in_this_process(["--help"])
-        assert exit_.value.code == 0
-        assert {"--cycles", "--decay", "--stable_ratio", "MODULE"} <= set(
-            capsys.readouterr().out.replace("[", " ").split()
-        )
+    @pytest.mark.slow
+    def test_help_names_the_options_and_recommends_three_cycles_that_double(self):
+        exit_code, stdout, _ = outcome([*RUN, "--help"])
+        assert exit_code == 0
+        assert {"--cycles", "--decay", "--stable_ratio", "SCRIPT.py,", "MODULE}"} <= set(stdout.split())
+        for example in re.findall("hf_warmcos run.*|hf-warmcos run --.*", stdout):
+            assert "run --num_cycles 3 --T_mult 2 " in example
 
 
-class TestWhereNoScheduleIsAskedFor:
-    def said(self, in_this_process, tmp_path, capsys, code):
-        script = tmp_path / "script.py"
-        script.write_text(code)
-        with suppress(BaseException):
-            in_this_process(["--decay", "0.5", str(script)])
-        return capsys.readouterr().err
-
-    @pytest.mark.parametrize("code", ["pass", "raise SystemExit(1)", "raise ValueError", "import transformers"])
-    def test_one_line_says_so_with_the_two_usual_reasons(self, in_this_process, tmp_path, capsys, code):
-        stderr = self.said(in_this_process, tmp_path, capsys, code)
-        assert stderr.count("\n") == 1
-        assert 'no schedule was asked for by the name "cosine_with_restarts"' in stderr
-        assert "script.py has no option for it" in stderr
-        assert "starts processes of its own" in stderr
-
-    def test_other_processes_than_the_first_say_nothing(self, in_this_process, tmp_path, capsys, monkeypatch):
-        monkeypatch.setenv("RANK", "1")
-        assert self.said(in_this_process, tmp_path, capsys, "pass") == ""
+@pytest.mark.slow
+class TestTheLineAtTheEnd:
+    @pytest.mark.parametrize(
+        "end", ["pass", "sys.exit()", "sys.exit(0)", "os.fork()", "print('no error', file=sys.stderr)"]
+    )
+    def test_says_once_that_no_schedule_was_asked_for(self, script, end):
+        exit_code, _, stderr = outcome([*RUN, script(), end])
+        assert exit_code == 0
+        assert stderr.splitlines()[-1].startswith(SAID)
+        assert stderr.count(SAID) == 1
 
     @pytest.mark.parametrize(
-        "code",
+        "command",
         [
-            "raise KeyboardInterrupt",
-            "import torch, transformers\n"
-            "optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)\n"
-            "scheduler = transformers.get_scheduler('cosine_with_restarts', optimizer, 0, 10)\n"
-            "assert scheduler.schedule.decay == 0.5\n",
+            ["-m", "json.tool", "--help"],
+            [Path(sys.executable).with_name("hf-warmcos"), "--help"],
+            [*RUN, "{script}", "pass"],
+            ["{script}", "os.execv(sys.executable, ['python', sys.argv[0], 'pass'])"],
+            ["{script}", "import subprocess; subprocess.run([sys.executable, sys.argv[0], 'pass'])"],
         ],
-        ids=["interrupted", "asked for"],
+        ids=[
+            "module",
+            "console command",
+            "run in run",
+            "a script that becomes another",
+            "a script that starts another",
+        ],
     )
-    def test_nothing_is_said_otherwise(self, in_this_process, tmp_path, capsys, code):
-        assert self.said(in_this_process, tmp_path, capsys, code) == ""
+    def test_says_it_once_whatever_the_command_is(self, script, command):
+        exit_code, _, stderr = outcome([*RUN, *(str(part).format(script=script()) for part in command)])
+        assert exit_code == 0
+        assert stderr.count(SAID) == 1
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            "sys.exit(3)",
+            "sys.exit('a message')",
+            "raise SystemExit(3)",
+            "raise ValueError",
+            "raise KeyboardInterrupt",
+            "os._exit(0)",
+            "os.kill(os.getpid(), signal.SIGTERM)",
+            "import threading; threading.Thread(target=sys.exit, args=(3,)).run()",
+        ],
+    )
+    def test_says_nothing_where_the_command_did_not_end_well(self, script, end):
+        assert SAID not in outcome([*RUN, script(), end])[2]
+
+    @pytest.mark.parametrize("command", [["no_such_script.py"], ["-m", "no_such_module"], ["sh", "-c", "true"]])
+    def test_says_nothing_where_no_python_ran(self, command):
+        assert SAID not in outcome([*RUN, *command])[2]
+
+    @pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+    def test_other_processes_than_the_first_say_nothing(self, script, name):
+        assert outcome([*RUN, script(), "pass"], {name: "1"})[2] == ""
+
+    def test_inside_a_launcher_one_process_says_it(self, script):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        exit_code, stdout, stderr = outcome([*torchrun, *RUN[1:], script(), "print('ran')"])
+        assert exit_code == 0, stderr
+        assert stdout.count("ran") == 2
+        assert stderr.count(SAID) == 1
 
 
-NUM_STEPS, NUM_WARMUP_STEPS, BASE_LR = 20, 4, 1e-2
-SCHEDULE_OPTIONS = ["--num_cycles", "4", "--decay=0.75"]
+@pytest.mark.slow
+class TestTheStartOfEachProcess:
+    def test_the_environments_own_sitecustomize_runs_first_and_once(self, tmp_path, script):
+        script("print('its own', __file__)\nvalue = 3\n", "sitecustomize.py")
+        code = "import sitecustomize; print(sitecustomize.value, os.environ['PYTHONPATH'].count('startup'))"
+        for runs in (1, 2):
+            command = [*RUN * runs, script(), code]
+            stdout = outcome(command, {"PYTHONPATH": str(tmp_path)})[1]
+            assert stdout.splitlines()[-2:] == [f"its own {tmp_path}/sitecustomize.py", f"3 {runs}"]
+
+    def test_another_tools_sitecustomize_that_runs_the_next_one_runs_once_in_front_and_behind(self, tmp_path, script):
+        """As ddtrace-run and newrelic-admin run-program do it."""
+        other = script(
+            "import os, sys\n"
+            "print('another tool')\n"
+            "sys.path.remove(os.path.dirname(__file__))\n"
+            "del sys.modules['sitecustomize']\n"
+            "import sitecustomize\n",
+            "other/sitecustomize.py",
+        )
+        script("print('its own')", "sitecustomize.py")
+        folders = os.pathsep.join(map(str, (other.parent, tmp_path)))
+        code = "print([type(finder).__name__ for finder in sys.meta_path].count('RegisterAtImport'))"
+        behind = outcome([*RUN, script(), code], {"PYTHONPATH": folders})[1]
+        assert behind.splitlines()[-3:] == ["another tool", "its own", "1"]
+        startup = outcome([*RUN, "sh", "-c", 'echo "$PYTHONPATH"'])[1].strip().split(os.pathsep)[0]
+        in_front = {"PYTHONPATH": os.pathsep.join((str(other.parent), startup, str(tmp_path)))}
+        assert outcome([sys.executable, script(), code], in_front)[1].splitlines() == ["another tool", "its own", "1"]
+
+    @pytest.mark.parametrize("error", ["raise ValueError('its own error')", "import no_such_module"])
+    def test_an_error_in_the_environments_own_sitecustomize_is_reported_as_without(self, tmp_path, script, error):
+        script(error, "sitecustomize.py")
+        environment = {"PYTHONPATH": str(tmp_path)}
+        expected = outcome([sys.executable, script(), "print('ran')"], environment)
+        # The prefix is a Python process of its own, which reports it too.
+        exit_code, stdout, stderr = outcome([*RUN, script(), "print('ran')"], environment)
+        assert (exit_code, stdout) == expected[:2]
+        assert stderr.count(expected[2].splitlines()[-1]) == 2
+
+    def test_a_python_without_the_package_goes_on_and_says_so_only_where_it_imports_a_table(self, tmp_path, script):
+        python = tmp_path / "another environment" / "bin" / "python"
+        outcome([sys.executable, "-m", "venv", "--without-pip", tmp_path / "another environment"])
+        script("", "transformers/__init__.py")
+        script("TYPE_TO_SCHEDULER_FUNCTION = {}", "transformers/optimization.py")
+        exit_code, stdout, stderr = outcome([*RUN, python, script(), "print('ran')"])
+        assert (exit_code, stdout) == (0, "ran\n")
+        assert stderr.startswith(SAID)
+        code = "import transformers.optimization; print('ran'); sys.exit(3)"
+        exit_code, stdout, stderr = outcome([*RUN, python, script(), code])
+        assert (exit_code, stdout) == (3, "ran\n")
+        assert re.fullmatch(r"hf-warmcos run: no schedule in .*python: .*No module named 'hf_warmcos'\n", stderr)
+
+    def test_a_process_that_does_not_train_loads_nothing_and_starts_as_fast(self):
+        startup = outcome([*RUN, "sh", "-c", 'echo "$PYTHONPATH"'])[1].strip()
+        without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        below = {**without, "PYTHONPATH": startup, "HF_WARMCOS_REGISTER": "{}"}
+        code = "import sys; print(*sorted(sys.modules))"
+        modules = [
+            set(subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).split())
+            for environment in (without, below)
+        ]
+        assert modules[1] - modules[0] == {"sitecustomize"}
+        seconds: list[list[float]] = [[], []]
+        for _ in range(20):
+            for environment, times in zip((without, below), seconds):
+                start = time.perf_counter()
+                subprocess.run([sys.executable, "-c", "pass"], env=environment, check=True)
+                times.append(time.perf_counter() - start)
+        assert min(seconds[1]) - min(seconds[0]) < 0.005
 
 
-def expected_rates(num_processes=1, start=0):
+EXPECTED = CosineRestartSchedule.fit(70, 3, T_mult=2, warmup_mode="prefix")
+
+
+@pytest.mark.slow
+class TestWhereTheScheduleIs:
+    def test_in_every_process_that_a_script_starts(self, tmp_path):
+        cache = {"HF_DATASETS_CACHE": str(tmp_path)}
+        exit_code, stdout, stderr = outcome([*RUN, *SCHEDULE, SCRIPTS / "ask_everywhere.py"], cache)
+        assert exit_code == 0, stderr
+        answers = [line.split(": ", 1)[1] for line in stdout.splitlines() if line.startswith(("this", "a "))]
+        assert answers == [str(EXPECTED)] * 6
+        assert SAID not in stderr
+
+    @pytest.mark.parametrize("inside", [False, True], ids=["in front", "inside"])
+    def test_in_the_processes_of_the_deepspeed_command(self, inside):
+        launch = [Path(sys.executable).with_name("deepspeed"), "--num_accelerators=2", f"--master_port={free_port()}"]
+        script = [SCRIPTS / "ask_everywhere.py", "child"]
+        if inside:
+            command = [*launch, "--no_local_rank", "--module", *RUN[2:], *SCHEDULE, *script]
+        else:
+            command = [*RUN, *SCHEDULE, *launch, "--no_local_rank", *script]
+        exit_code, stdout, stderr = outcome(command, {"DS_ACCELERATOR": "cpu"})
+        assert exit_code == 0, stderr
+        assert stdout.count(str(EXPECTED)) == 2
+
+    def test_the_inner_of_two_prefixes_wins_and_what_a_script_registers_or_unregisters_wins_over_both(self, script):
+        path = script(f"""
+import sys
+sys.path.insert(0, {str(SCRIPTS)!r})
+from ask_everywhere import asked
+import hf_warmcos
+print(asked())
+with hf_warmcos.register(decay=0.25):
+    print(asked())
+print(asked())
+hf_warmcos.unregister()
+print(asked())
+""")
+        exit_code, stdout, stderr = outcome([*RUN, "--decay", "0.5", *RUN, *SCHEDULE, path])
+        assert exit_code == 0, stderr
+        registered = CosineRestartSchedule.fit(70, 1, decay=0.25, warmup_mode="prefix")
+        assert stdout.splitlines() == [*map(str, (EXPECTED, registered, EXPECTED)), "built-in"]
+
+    @pytest.mark.parametrize("call", ["register(decay=0.25)", "unregister()"])
+    def test_what_a_script_registers_before_it_imports_transformers_wins_as_well(self, script, call):
+        path = script(f"""
+import sys
+import hf_warmcos
+hf_warmcos.{call}
+sys.path.insert(0, {str(SCRIPTS)!r})
+from ask_everywhere import asked
+print(asked())
+""")
+        exit_code, stdout, stderr = outcome([*RUN, *SCHEDULE, path])
+        assert exit_code == 0, stderr
+        registered = CosineRestartSchedule.fit(70, 1, decay=0.25, warmup_mode="prefix")
+        assert stdout == ("built-in\n" if call == "unregister()" else f"{registered}\n")
+
+
+NUM_STEPS, NUM_WARMUP_STEPS, LR = 25, 4, 1e-2
+
+
+def expected_rates(num_processes=1):
     """Scripts without a Trainer count a step per process at each update, and multiply the lengths to match."""
     schedule = CosineRestartSchedule.fit(
-        NUM_STEPS * num_processes,
-        4,
-        decay=0.75,
-        warmup_steps=NUM_WARMUP_STEPS * num_processes,
-        warmup_mode="prefix",
+        NUM_STEPS * num_processes, 3, T_mult=2, warmup_steps=NUM_WARMUP_STEPS * num_processes, warmup_mode="prefix"
     )
-    return [schedule.lr_at(step * num_processes, BASE_LR) for step in range(start, NUM_STEPS)]
+    return [schedule.lr_at(step * num_processes, LR) for step in range(NUM_STEPS)]
 
 
-def run_command(arguments):
-    """`hf-warmcos run`, in a process that has been started for it."""
-    from hf_warmcos.cli import main
-
-    os.environ["HF_DATASETS_CACHE"] = arguments.pop()
-    sys.exit(main(["run", *arguments]))
+DDP = ["--config_file", SCRIPTS.parent.parent / "examples" / "accelerate_configs" / "ddp.yaml", "--main_process_port=0"]
+ACCELERATE_LAUNCH = [Path(sys.executable).with_name("accelerate"), "launch", *DDP]
+TORCHRUN = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node=2"]
+TRL = [Path(sys.executable).with_name("trl"), "sft"]
 
 
-class Script:
-    """What a script is called with, and the rates that it logged."""
+@pytest.mark.slow
+class TestEachUpdateHasTheSchedulesLearningRate:
+    """With commands of other projects, as their users type them, and with scripts of the shape of theirs."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    @pytest.fixture(autouse=True)
+    @staticmethod
+    def small_processes(monkeypatch, tmp_path):
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        assert "hf_warmcos" not in "".join(path.read_text() for path in SCRIPTS.glob("*.py"))
 
-    def arguments(self, resumed):
-        raise NotImplementedError
+    @staticmethod
+    def train(*command):
+        exit_code, stdout, stderr = outcome(command)
+        assert exit_code == 0, stdout + stderr
+        assert SAID not in stderr
 
-    def rates(self):
-        return [json.loads(line) for line in (self.folder / "rates.jsonl").read_text().splitlines()]
-
-    def lengths_are_multiplied(self):
-        return True
-
-
-class NoTrainer(Script):
-    def arguments(self, resumed):
-        resume = [f"--resume_from_checkpoint={self.folder}/step_7"] if resumed else []
-        return [
-            str(SCRIPTS / "train_no_trainer.py"),
-            "--lr_scheduler_type=cosine_with_restarts",
-            f"--num_warmup_steps={NUM_WARMUP_STEPS}",
-            f"--max_train_steps={NUM_STEPS}",
-            "--gradient_accumulation_steps=2",
-            "--stop_after=7",
-            f"--output_dir={self.folder}",
-            *resume,
-        ]
-
-
-class Diffusion(Script):
-    def arguments(self, resumed):
-        resume = [f"--resume_from_checkpoint={self.folder}/checkpoint-7"] if resumed else []
-        return [
-            str(SCRIPTS / "train_diffusion.py"),
-            "--lr_scheduler=cosine_with_restarts",
-            f"--lr_warmup_steps={NUM_WARMUP_STEPS}",
-            f"--max_train_steps={NUM_STEPS}",
-            "--stop_after=7",
-            f"--output_dir={self.folder}",
-            *resume,
-        ]
-
-
-class WithTrainer(Script):
-    def lengths_are_multiplied(self):
-        return False
-
-    def rates(self):
-        state = json.loads((self.folder / f"checkpoint-{NUM_STEPS}" / "trainer_state.json").read_text())
+    @staticmethod
+    def logged_rates(folder):
+        """What a Trainer logged, those of the checkpoint that it resumed from included; and none is left."""
+        state = json.loads((folder / f"checkpoint-{NUM_STEPS}" / "trainer_state.json").read_text())
+        shutil.rmtree(folder / f"checkpoint-{NUM_STEPS}")
         return [entry["learning_rate"] for entry in state["log_history"] if "learning_rate" in entry]
 
-    def trainer_arguments(self, resumed):
-        resume = [f"--resume_from_checkpoint={self.folder}/checkpoint-10"] if resumed else []
+    @staticmethod
+    def trainer_arguments(folder, *others):
         return [
-            f"--output_dir={self.folder}",
+            f"--output_dir={folder}",
             f"--max_steps={NUM_STEPS}",
             f"--warmup_steps={NUM_WARMUP_STEPS}",
-            f"--learning_rate={BASE_LR}",
+            f"--learning_rate={LR}",
             "--lr_scheduler_type=cosine_with_restarts",
             "--logging_steps=1",
             "--save_steps=10",
             "--report_to=none",
             "--use_cpu",
-            *resume,
+            *others,
         ]
 
-
-class Clm(WithTrainer):
-    def arguments(self, resumed):
-        text = make_text(self.folder / "text.txt")
-        return [str(SCRIPTS / "train_clm.py"), f"--train_file={text}", *self.trainer_arguments(resumed)]
-
-
-class Sft(WithTrainer):
-    def arguments(self, resumed):
-        model, data = self.folder / "model", self.folder / "data"
-        make_tiny_model(model)
-        data.mkdir(exist_ok=True)
+    def test_trl_sft_and_resumed_on_two_processes(self, tmp_path):
+        make_tiny_model(tmp_path / "model")
+        (tmp_path / "data").mkdir()
         rows = [json.dumps({"text": f"line {number} of the text"}) for number in range(64)]
-        (data / "train.jsonl").write_text("\n".join(rows))
-        options = [f"--model_name_or_path={model}", f"--dataset_name={data}", "--max_length=16", "--bf16=false"]
-        return ["-m", "trl.scripts.sft", *options, *self.trainer_arguments(resumed)]
+        (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows))
+        arguments = [
+            f"--model_name_or_path={tmp_path / 'model'}",
+            f"--dataset_name={tmp_path / 'data'}",
+            "--max_length=16",
+            "--bf16=false",
+            *self.trainer_arguments(tmp_path),
+        ]
+        self.train(*RUN, *SCHEDULE, *TRL, *arguments)
+        assert self.logged_rates(tmp_path) == expected_rates()
+        resume = f"--resume_from_checkpoint={tmp_path / 'checkpoint-10'}"
+        self.train(*RUN, *SCHEDULE, *TRL, *arguments, resume, "--accelerate_config", *DDP[1:])
+        assert self.logged_rates(tmp_path) == expected_rates()
 
+    def test_torchrun_and_resumed_as_a_script(self, tmp_path):
+        script = [SCRIPTS / "train_clm.py", f"--train_file={make_text(tmp_path / 'text.txt')}"]
+        script += self.trainer_arguments(tmp_path)
+        self.train(*RUN, *SCHEDULE, *TORCHRUN, *script)
+        assert self.logged_rates(tmp_path) == expected_rates()
+        self.train(*RUN, *SCHEDULE, *script, f"--resume_from_checkpoint={tmp_path / 'checkpoint-10'}")
+        assert self.logged_rates(tmp_path) == expected_rates()
 
-@pytest.mark.slow
-@pytest.mark.parametrize("num_processes", [1, 2])
-@pytest.mark.parametrize("script_class", [Clm, Sft, NoTrainer, Diffusion])
-def test_every_rate_of_an_unmodified_script_is_the_schedules_and_of_one_that_goes_on(
-    tmp_path, script_class, num_processes
-):
-    script = script_class(tmp_path)
-    expected = expected_rates(num_processes if script.lengths_are_multiplied() else 1)
-    for resumed in (False, True):
-        arguments = [*SCHEDULE_OPTIONS, *script.arguments(resumed), str(tmp_path / "cache")]
-        output = Run(tmp_path / "log", arguments, num_processes=num_processes, entry=run_command).succeed()
-        assert "no schedule was asked for" not in output
-        rates = script.rates()
-        assert rates == expected[: len(rates)]
-    assert len(rates) == NUM_STEPS
+    def test_accelerate_launch_of_a_script_without_a_trainer(self, tmp_path):
+        script = [
+            SCRIPTS / "train_no_trainer.py",
+            "--lr_scheduler_type=cosine_with_restarts",
+            f"--num_warmup_steps={NUM_WARMUP_STEPS}",
+            f"--max_train_steps={NUM_STEPS}",
+            "--gradient_accumulation_steps=2",
+            f"--output_dir={tmp_path}",
+        ]
+        self.train(*RUN, *SCHEDULE, *ACCELERATE_LAUNCH, *script)
+        rates = [json.loads(line) for line in (tmp_path / "rates.jsonl").read_text().splitlines()]
+        assert rates == expected_rates(2)
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "script_class"),
-    [(ACCELERATE_LAUNCH, NoTrainer), (TORCHRUN, Clm)],
-    ids=["accelerate launch", "torchrun"],
-)
-def test_inside_a_launcher_too(tmp_path, command, script_class):
-    script = script_class(tmp_path)
-    arguments = [argument for argument in script.arguments(False) if not argument.startswith("--stop_after")]
-    exit_code, _, stderr = outcome([*command, *SCHEDULE_OPTIONS, *arguments])
-    assert exit_code == 0, stderr
-    assert script.rates() == expected_rates(2 if script.lengths_are_multiplied() else 1)
-    assert "hf_warmcos" not in "".join(path.read_text() for path in SCRIPTS.glob("*.py"))
-
-
-@pytest.mark.slow
-def test_inside_a_launcher_one_process_says_that_no_schedule_was_asked_for(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text("print('ran')")
-    exit_code, stdout, stderr = outcome([*TORCHRUN, "--decay=0.5", script])
-    assert exit_code == 0, stderr
-    assert stdout.count("ran") == 2
-    assert stderr.count("no schedule was asked for") == 1
+    def test_inside_accelerate_launch_with_a_script_of_diffusers_shape(self, tmp_path):
+        script = [
+            SCRIPTS / "train_diffusion.py",
+            "--lr_scheduler=cosine_with_restarts",
+            f"--lr_warmup_steps={NUM_WARMUP_STEPS}",
+            f"--max_train_steps={NUM_STEPS}",
+            f"--output_dir={tmp_path}",
+        ]
+        self.train(*ACCELERATE_LAUNCH, *RUN[1:], *SCHEDULE, *script)
+        rates = [json.loads(line) for line in (tmp_path / "rates.jsonl").read_text().splitlines()]
+        assert rates == expected_rates(2)

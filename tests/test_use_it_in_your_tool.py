@@ -1,9 +1,8 @@
-"""The page "Use it in your tool": its snippets as they stand there, and the rates of what people come from."""
+"""The page "Use it in your tool": its snippets as they stand there; and the rows of the page "Migrate"."""
 
 from __future__ import annotations
 
 import ast
-import doctest
 import importlib
 import json
 import math
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from example_runs import Run, free_port
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
@@ -23,14 +23,15 @@ from torch.utils.data import DataLoader
 from hf_warmcos import (
     CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
     CosineRestartSchedule,
-    count_optimizer_steps,
     get_cosine_restarts_with_decay_and_warmup_schedule,
     unregister,
 )
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "use-it-in-your-tool.md").read_text()
-SECTIONS = dict(section.split("\n", 1) for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:])
+# One section for each tool, in the groups below the page's first heading of the second level.
+TOOLS = PAGE[PAGE.index("## Hugging Face") :]
+SECTIONS = dict(section.split("\n", 1) for section in re.split(r"^### ", TOOLS, flags=re.MULTILINE)[1:])
 
 
 def code(section: str, language: str = "python") -> str:
@@ -43,8 +44,8 @@ def run_code(section: str, **namespace: Any) -> dict[str, Any]:
     return namespace
 
 
-NUM_STEPS, BASE_LR = 20, 1e-2
-FITTED = CosineRestartSchedule.fit(NUM_STEPS, 4, decay=0.75, warmup_steps=4, warmup_mode="prefix")
+NUM_STEPS, BASE_LR = 25, 1e-2
+FITTED = CosineRestartSchedule.fit(NUM_STEPS, 3, T_mult=2, warmup_steps=4, warmup_mode="prefix")
 
 
 def rates_of(schedule: CosineRestartSchedule, base_lr: float = BASE_LR, num_steps: int = NUM_STEPS) -> list[float]:
@@ -103,6 +104,14 @@ def peft(folder: Path) -> float:
     return 5e-5
 
 
+def accelerate(folder: Path) -> float:
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    model = torch.nn.Linear(8, 1)
+    rows = torch.randn(20 * int(os.environ.get("WORLD_SIZE", 1)), 8)
+    run_code("Accelerate", model=model, optimizer=adamw(model), loader=DataLoader(rows), num_epochs=5)
+    return BASE_LR
+
+
 def lightning(folder: Path) -> float:
     import lightning as library
 
@@ -156,7 +165,9 @@ def train_by_the_page(output: str, snippet: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
-@pytest.mark.parametrize("snippet", ["plain_trainer", "trl", "sentence_transformers", "peft", "lightning", "deepspeed"])
+@pytest.mark.parametrize(
+    "snippet", ["plain_trainer", "trl", "sentence_transformers", "peft", "accelerate", "lightning", "deepspeed"]
+)
 def test_each_update_has_the_schedules_rate(tmp_path, snippet, num_processes):
     log = tmp_path / "log"
     Run(log, str(tmp_path), snippet, num_processes=num_processes, entry=train_by_the_page).succeed()
@@ -174,19 +185,10 @@ def scheduler_rates(scheduler: Any, optimizer: torch.optim.Optimizer, num_steps:
     return rates
 
 
-def test_the_loop_under_accelerate_is_the_one_that_is_tested_as_the_docstrings():
-    example = doctest.DocTestFinder().find(count_optimizer_steps, globs={})[0].examples
-    docstring = "".join(statement.source for statement in example)
-    for statement in ast.parse(code("Accelerate")).body:
-        source = ast.unparse(statement)
-        if source != "loader = accelerator.prepare(loader)":  # the docstring's loader is made in the same line
-            assert source in {ast.unparse(statement) for statement in ast.parse(docstring).body}
-
-
 def test_diffusers():
     optimizer = adamw()
     try:
-        scheduler = run_code("diffusers", optimizer=optimizer)["scheduler"]
+        scheduler = run_code("diffusers' scripts", optimizer=optimizer)["scheduler"]
     finally:
         unregister()
     assert scheduler_rates(scheduler, optimizer) == rates_of(FITTED)
@@ -198,13 +200,12 @@ def test_hydra():
     optimizer = adamw()
     config = OmegaConf.create(code("Hydra", "yaml"))
     scheduler = run_code("Hydra", optimizer=optimizer, config=config)["scheduler"]
-    schedule = CosineRestartSchedule(cycles=[4, 4, [8, 0.5]], warmup_steps=4, warmup_mode="prefix")
-    assert scheduler_rates(scheduler, optimizer) == rates_of(schedule)
+    assert scheduler_rates(scheduler, optimizer) == rates_of(FITTED)
 
 
 def test_whatever_takes_a_function():
     optimizer = adamw()
-    scheduler = run_code("torchtitan, and whatever takes a function", optimizer=optimizer)["scheduler"]
+    scheduler = run_code("A function from step to factor", optimizer=optimizer)["scheduler"]
     assert scheduler_rates(scheduler, optimizer) == pytest.approx(rates_of(FITTED), rel=1e-15)
 
 
@@ -225,46 +226,63 @@ def test_lightning_cli(tmp_path):
         cli.trainer.fit(cli.model, DataLoader(torch.randn(NUM_STEPS, 8), batch_size=1))
     finally:
         hook.remove()
-    assert rates == rates_of(CosineRestartSchedule(T_0=4, decay=0.75, warmup_steps=4, warmup_mode="prefix"))
+    assert rates == rates_of(CosineRestartSchedule(T_0=3, T_mult=2, warmup_steps=4, warmup_mode="prefix"))
 
 
 def arguments_by_class_path(command: str) -> tuple[Any, dict[str, Any]]:
     """The class and its arguments, as kohya's scripts read them from their command line."""
     words = shlex.split(command.replace("\\\n", " ").replace("…", ""))
     start = words.index("--lr_scheduler_args") + 1
-    stop = next(index for index in range(start, len(words)) if words[index].startswith("--"))
+    stop = next((index for index in range(start, len(words)) if words[index].startswith("--")), len(words))
     module, _, name = words[words.index("--lr_scheduler_type") + 1].rpartition(".")
     pairs = (word.split("=") for word in words[start:stop])
     return getattr(importlib.import_module(module), name), {key: ast.literal_eval(value) for key, value in pairs}
 
 
-def test_kohya_sd_scripts_by_the_path_of_the_class():
-    scheduler_class, arguments = arguments_by_class_path(code("kohya sd-scripts", "bash").split("accelerate launch")[1])
+BY_CLASS_PATH = CosineRestartSchedule.fit(2500, 3, T_mult=2, warmup_steps=100, warmup_mode="prefix")
+
+
+@pytest.mark.parametrize("section", ["kohya sd-scripts", "musubi-tuner"])
+def test_by_the_path_of_the_factory_on_a_command_line(section):
+    factory, arguments = arguments_by_class_path(code(section, "bash"))
     optimizer = adamw()
-    schedule = CosineRestartSchedule(T_0=250, decay=0.75, warmup_steps=100, warmup_mode="prefix")
-    assert scheduler_rates(scheduler_class(optimizer, **arguments), optimizer, 700) == rates_of(schedule, num_steps=700)
+    assert scheduler_rates(factory(optimizer, **arguments), optimizer, 2500) == rates_of(BY_CLASS_PATH, num_steps=2500)
 
 
-def test_onetrainer_by_the_path_of_the_class():
+def test_onetrainer_by_the_path_of_the_factory():
     rows = dict(re.findall(r"^\| (?:`(\w+)`|Class Name) \| `(.*?)` \|$", SECTIONS["OneTrainer"], re.MULTILINE))
     module, _, name = rows.pop("").rpartition(".")
-    arguments = {key: ast.literal_eval(value) for key, value in rows.items()}
-    optimizer = adamw()
-    scheduler = getattr(importlib.import_module(module), name)(optimizer=optimizer, last_epoch=-1, **arguments)
-    assert scheduler.schedule == CosineRestartSchedule(T_0=250, decay=0.75, warmup_steps=100, warmup_mode="prefix")
+    arguments = {key: ast.literal_eval(value.replace("%TOTAL_STEPS%", "2500")) for key, value in rows.items()}
+    scheduler = getattr(importlib.import_module(module), name)(optimizer=adamw(), last_epoch=-1, **arguments)
+    assert scheduler.schedule == BY_CLASS_PATH
 
 
-@pytest.mark.parametrize("section", ["axolotl", "MMEngine"])
-def test_what_was_read_and_not_run_at_least_compiles(section):
+def test_torchtune_by_its_yaml():
+    arguments = yaml.safe_load(code("torchtune", "yaml"))["lr_scheduler"]
+    module, _, name = arguments.pop("_component_").rpartition(".")
+    factory = getattr(importlib.import_module(module), name)
+    assert factory(adamw(), num_training_steps=2500, last_epoch=-1, **arguments).schedule == BY_CLASS_PATH
+
+
+@pytest.mark.parametrize("section", ["torchtitan", "MMEngine", "litgpt", "Composer"])
+def test_what_no_test_runs_at_least_compiles(section):
     compile(code(section), section, "exec")
 
 
-@pytest.mark.parametrize("section", [name for name in SECTIONS if name != "Coming from"])
-def test_every_section_says_how_it_was_checked(section):
-    assert re.search(r"\*([Rr]un|[Rr]ead)\*", SECTIONS[section])
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_says_whether_it_is_tested_and_the_table_leads_to_it(section):
+    assert re.search(r"^\*\*(Tested\*\*|Not tested\*\*: source)", SECTIONS[section], re.MULTILINE)
+    anchor = re.sub(r"[^\w -]", "", section.lower()).replace(" ", "-")
+    assert f"(#{anchor})" in PAGE.partition("## How")[0]
 
 
-class TestComingFrom:
+@pytest.mark.parametrize("page", ["use-it-in-your-tool.md", "migrate.md"])
+def test_no_line_of_code_is_too_wide_for_the_page(page):
+    for block in re.findall(r"^ *```\w+\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE):
+        assert max(map(len, block.splitlines())) <= 88
+
+
+class TestMigrate:
     NUM_STEPS = 120
 
     def rates(self, scheduler_class=CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, **arguments):
@@ -320,28 +338,21 @@ class TestComingFrom:
             )
         assert ours == pytest.approx(theirs, rel=1e-12)
 
-    def test_timm(self, monkeypatch):
-        # Not among the test requirements: timm needs a torchvision that fits the torch, or it breaks other imports.
-        pytest.importorskip("timm")
-        monkeypatch.syspath_prepend(ROOT)
-        step_cost = importlib.import_module("benchmarks.speed.step_cost")
-        optimizer = adamw()
-        timms = step_cost.import_timm_scheduler().CosineLRScheduler(
-            optimizer,
-            t_initial=10,
-            cycle_mul=2,
-            lr_min=1e-4,
-            cycle_limit=3,
-            cycle_decay=0.5,
-            warmup_t=7,
-            warmup_lr_init=1e-3,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+    def test_timm(self):
+        """timm's formula, as `_get_lr` of its CosineLRScheduler computes it with a warmup as a prefix."""
+        t_initial, cycle_mul, cycle_decay, cycle_limit, lr_min, warmup_t, warmup_lr_init = 10, 2, 0.5, 3, 1e-4, 7, 1e-3
         theirs = []
-        for update in range(self.NUM_STEPS):
-            timms.step_update(update)
-            theirs.append(optimizer.param_groups[0]["lr"])
+        for step in range(self.NUM_STEPS):
+            if step < warmup_t:
+                theirs.append(warmup_lr_init + step * (BASE_LR - warmup_lr_init) / warmup_t)
+                continue
+            t = step - warmup_t
+            i = math.floor(math.log(1 - t / t_initial * (1 - cycle_mul), cycle_mul))
+            t_i = cycle_mul**i * t_initial
+            t_curr = t - (1 - cycle_mul**i) / (1 - cycle_mul) * t_initial
+            lr_max = BASE_LR * cycle_decay**i
+            cosine = lr_min + 0.5 * (lr_max - lr_min) * (1 + math.cos(math.pi * t_curr / t_i))
+            theirs.append(cosine if i < cycle_limit else lr_min)
         ours = self.rates(
             get_cosine_restarts_with_decay_and_warmup_schedule,
             num_warmup_steps=7,
@@ -353,6 +364,23 @@ class TestComingFrom:
             warmup_lr_rate=1e-3 / BASE_LR,
         )
         assert ours == pytest.approx(theirs, rel=1e-12)
+
+    def test_mmengine(self):
+        """Its formula, which it applies to the learning rate of the step before."""
+        periods, restart_weights, eta_min = [20, 30, 40], [1, 0.5, 0.75], 1e-4
+        theirs = []
+        for period, weight in zip(periods, restart_weights):
+            theirs.append(BASE_LR * weight)
+            for step in range(1, period):
+                cosines = [1 + math.cos(math.pi * s / period) for s in (step, step - 1)]
+                theirs.append(cosines[0] / cosines[1] * (theirs[-1] - eta_min) + eta_min)
+        ours = self.rates(
+            get_cosine_restarts_with_decay_and_warmup_schedule,
+            num_warmup_steps=0,
+            cycles=[[period, weight] for period, weight in zip(periods, restart_weights)],
+            min_lr=eta_min,
+        )
+        assert ours[: sum(periods)] == pytest.approx(theirs, rel=1e-9)
 
     def test_optax(self):
         cycles = [(20, BASE_LR), (30, BASE_LR), (40, 0.5 * BASE_LR)]
