@@ -6,7 +6,8 @@ A step lies in one cycle, and each cycle has one `Arc`. The learning rate of a p
     floor, span = arc.floor_and_span(base_lr, eta_min)  # the same for all steps of the cycle
     learning_rate = of_floor * floor + of_span * span
 
-No other formula in the package makes a learning rate.
+`Arc.lr_at` computes it so, and so does the scheduler, which keeps what stays the same. No other formula in the package
+makes a learning rate.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def _clip(value: float, low: float, high: float) -> float:
 class Arc:
     r"""The learning rate through one cycle: a linear rise, a plateau at the peak, half a cosine down to the minimum.
 
-    With :math:`clip(x) = \min(\max(x, 0), 1)`:
+    The floor is the learning rate at the end of the cycle, and the span is how far above it the cycle peaks. With
+    :math:`clip(x) = \min(\max(x, 0), 1)`:
 
     .. math::
         rise(t) &= r + (1 - r) \, clip((t - rise\_start) / rise), \quad r = rise\_from \\
@@ -98,7 +100,7 @@ class Arc:
         return (warm if self.lifts_floor else 1.0), warm * of_span
 
     def floor_and_span(self, base_lr: float, eta_min: float) -> tuple[float, float]:
-        """The learning rate at the end of the cycle, and how far above it the cycle peaks."""
+        """The learning rate at the end of the cycle, and how far above it the cycle peaks: never below it."""
         return eta_min, max(base_lr * self.peak, min(base_lr, eta_min)) - eta_min
 
     def lr_at(self, step: Any, base_lr: float, eta_min: float, *cos_and_clip: Callable) -> Any:
@@ -485,7 +487,8 @@ class CosineRestartSchedule:
                 defaults to `"prefix"` here.
 
         Returns:
-            [`CosineRestartSchedule`]: The schedule whose `end` is `num_training_steps`.
+            [`CosineRestartSchedule`]: The schedule. Its `end` is `num_training_steps`, or one step later where training
+            only warms up.
 
         Raises:
             TypeError, ValueError: As in the class, and if the cycles do not fit into the budget.

@@ -36,12 +36,13 @@ class CosineRestartLR(LRScheduler):
     ``optimizer.step()``: a step is one optimizer update.
 
     ``step()`` writes learning rates into the parameter groups that the optimizer has at that time. A tensor `lr` is
-    filled in place. Outside of ``step()``, when a state is loaded or a group was added, the scheduler writes only while
-    it is in charge: while the groups hold the learning rates of its position. So a learning rate that was set by hand,
-    by another scheduler or by a loaded state of the optimizer stays until the next ``step()``.
+    filled in place. A learning rate that you set by hand, or that a loaded state of the optimizer brings, stays until
+    the next ``step()``.
 
-    Each group keeps its initial learning rate as ``initial_lr``, so that you can add and remove groups at any time. A
-    group that you add joins at the current position with the next update.
+    You can add and remove parameter groups at any time: each group keeps its initial learning rate as ``initial_lr``. A
+    group that you add joins at the current position with the next update, if the scheduler is in charge: if the other
+    groups hold the learning rates of its position. Otherwise it joins at the next ``step()``. Removing one group and
+    adding another between two steps goes unnoticed, as with torch's schedulers.
 
     Args:
         optimizer (`torch.optim.Optimizer`): The optimizer whose learning rates are scheduled.
@@ -87,9 +88,9 @@ class CosineRestartLR(LRScheduler):
 
     base_lrs: list[float]  # type: ignore[assignment]
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
-    _made_from: list[float] | None = None  # the base_lrs that its floors and spans were made from
-    _in_groups: list[float] | None = None  # those that were written into the groups, as their initial_lr
-    _last_lr: list[float]  # type: ignore[assignment]  # what was written last
+    _computed_for: list[float] | None = None  # the base_lrs that the arc's floors and spans were computed for
+    _initial_lrs: list[float] | None = None  # the base_lrs that the groups were given as their initial_lr
+    _last_lr: list[float]  # type: ignore[assignment]  # the learning rates of the position
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class CosineRestartLR(LRScheduler):
         arc = self._arc
         if arc is None or not arc.start <= self.last_epoch < arc.stop:
             arc = self._arc = self.schedule.arc_at(max(0, self.last_epoch))
-            self._made_from = None
+            self._computed_for = None
         return arc
 
     cycle = property(lambda self: self._here().cycle.index, doc="The index of the current cycle, counted from 0.")
@@ -171,17 +172,17 @@ class CosineRestartLR(LRScheduler):
             TypeError, ValueError: If `epoch` is not a number >= 0, or if groups were removed and those that are left
                 have no `initial_lr`. Nothing is changed then.
         """
+        before = self._arc
         if epoch is not None:
             epoch = real_number("epoch", epoch, (">=", 0), ("<=", MOST_STEPS))
         elif self._step_count == 1:
             self._warn_if_optimizer_has_not_stepped()
             self._arc = None  # looked up anew, so that a compiler sees at the first step what it sees at each restart
-        before = self._arc
         self._update_lr(epoch)
         self._step_count += 1
         if self.last_epoch > self._warns_after:
             self._warn_of_passed_end()
-        if self.verbose and self._arc is not before and self.cycle > 0:
+        if self.verbose and self._arc != before and self.cycle > 0:
             peaks = [floor + span for floor, span in self._floors_and_spans]
             print(f"Step {self.last_epoch}: restart, cycle {self.cycle} of {self.T_i} steps with peak {peaks}")
 
@@ -204,9 +205,9 @@ class CosineRestartLR(LRScheduler):
         A subclass may override it; what it returns is what ``step()`` writes.
         """
         arc = self._here()
-        if self._made_from != self.base_lrs:
+        if self._computed_for != self.base_lrs:
             self._floors_and_spans = [arc.floor_and_span(*of_group) for of_group in zip(self.base_lrs, self.eta_mins)]
-            self._made_from = [*self.base_lrs]
+            self._computed_for = [*self.base_lrs]
         of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
         for floor, span in self._floors_and_spans:  # a comprehension would cost as much as five groups
@@ -214,7 +215,7 @@ class CosineRestartLR(LRScheduler):
         return lrs
 
     def get_last_lr(self) -> list[float]:  # type: ignore[override]
-        """Return the learning rate of each parameter group as it was written last, as plain floats."""
+        """Return the learning rate of each parameter group at the position of the last ``step()``, as plain floats."""
         return [*self._last_lr]
 
     def _update_lr(self, epoch: float | None = None) -> None:
@@ -230,8 +231,8 @@ class CosineRestartLR(LRScheduler):
         else:
             self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
         lrs = self.get_lr()
-        if self._in_groups is not self._made_from:  # in a new arc, or where base_lrs was set by hand
-            self._in_groups = self._made_from
+        if self._initial_lrs is not self._computed_for:  # anew for another arc, or for base_lrs that were set by hand
+            self._initial_lrs = self._computed_for
             for group, base_lr in zip(groups, self.base_lrs):
                 group["initial_lr"] = base_lr
         on_devices: dict[int, tuple[Tensor, float]] | None = None
@@ -257,6 +258,9 @@ class CosineRestartLR(LRScheduler):
         if len(groups) < len(known) and not all("initial_lr" in group for group in groups):
             came = f"{len(groups)} of {len(known)} groups, of which some have none"
             raise ValueError(f"Expected each parameter group that is left to have its initial_lr, but got {came}")
+        if len(groups) > len(known) and known != self._initial_lrs:  # set by hand since the last step
+            for group, base_lr in zip(groups, known):
+                group["initial_lr"] = base_lr
         for index, group in enumerate(groups):
             if "initial_lr" not in group:  # an added group, or one of a state that was saved without a scheduler
                 group["initial_lr"] = known[index] if index < len(known) else _initial_lr(index, group)
@@ -273,7 +277,7 @@ class CosineRestartLR(LRScheduler):
     def _join_added_groups(self) -> None:
         """Let groups that were added join at the current position.
 
-        That fewer groups are seen here means nothing: DeepSpeed steps an optimizer group by group.
+        Groups that are missing are no concern here: DeepSpeed steps its optimizer with one group at a time.
         """
         if len(self.optimizer.param_groups) > len(self.base_lrs) and self._is_in_charge():
             self._update_lr(self.last_epoch + self._fraction)
@@ -305,9 +309,10 @@ class CosineRestartLR(LRScheduler):
         self._await_added_groups()  # the copy of an optimizer has no hooks
 
     def _state(self) -> SavedState:
-        position = max(-1, self.last_epoch), self._fraction, self._step_count  # -2 in a sequence in a sequence
-        minimum = self.eta_min, self.eta_min_rate
-        return SavedState(*position, self.base_lrs, self._is_in_charge(), self.schedule, *minimum)
+        # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
+        position = max(-1, self.last_epoch), self._fraction, self._step_count
+        eta_min = self.eta_min, self.eta_min_rate
+        return SavedState(*position, self.base_lrs, self._is_in_charge(), self.schedule, *eta_min)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, the initial learning rates and the schedule: plain numbers, strings, lists and dicts.
@@ -315,7 +320,7 @@ class CosineRestartLR(LRScheduler):
         A `LambdaLR` (the schedules of transformers) loads it as well, so that a run can change back to one.
         """
         self._join_added_groups()
-        if len(self.optimizer.param_groups) < len(self.base_lrs):
+        if len(self.optimizer.param_groups) != len(self.base_lrs):
             self._take_in(self.optimizer.param_groups)
             self._last_lr = self.get_lr()
         return self._state().to_dict() | {"_last_lr": self.get_last_lr()}
@@ -323,7 +328,8 @@ class CosineRestartLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position and the initial learning rates, and write the learning rates of that position.
 
-        They are not written where the saved scheduler was not in charge of its optimizer.
+        If the saved scheduler was not in charge of its optimizer when it was saved, for example because you had set a
+        learning rate by hand, nothing is written until the next ``step()``.
 
         The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers. A
         warning of the logger `hf_warmcos` lists each argument that changes the learning rate of steps already taken.
@@ -358,8 +364,8 @@ class CosineRestartLR(LRScheduler):
             self._update_lr(saved.last_epoch + saved.fraction)
 
     def __repr__(self) -> str:
-        minimum = f"eta_min={self.eta_min}" if self.eta_min_rate is None else f"eta_min_rate={self.eta_min_rate}"
-        return f"{type(self).__name__}({self.schedule}, {minimum}, last_epoch={self.last_epoch})"
+        eta_min = f"eta_min={self.eta_min}" if self.eta_min_rate is None else f"eta_min_rate={self.eta_min_rate}"
+        return f"{type(self).__name__}({self.schedule}, {eta_min}, last_epoch={self.last_epoch})"
 
 
 def _initial_lr(index: int, group: dict[str, Any]) -> float:

@@ -260,15 +260,34 @@ class TestAddedGroups:
         del scheduler
         assert hooks == {}
 
-    def test_initial_learning_rates_that_were_set_by_hand_stay_when_a_group_joins(self):
+    @pytest.mark.parametrize("steps_between", [0, 1])
+    def test_initial_learning_rates_that_were_set_by_hand_stay_when_a_group_joins(self, steps_between):
         optimizer = make_optimizer(0.1, 0.02)
         scheduler = CosineRestartLR(optimizer, SCHEDULE)
         advance(optimizer, scheduler, 3)
         scheduler.base_lrs = [0.3, 0.02]
-        scheduler.get_lr()
-        advance(optimizer, scheduler)
+        if steps_between:
+            scheduler.get_lr()
+        advance(optimizer, scheduler, steps_between)
         optimizer.add_param_group(parameter_group(0.4))
-        assert advance(optimizer, scheduler, 3) == [expected(step, 0.3, 0.02, 0.4) for step in (4, 5, 6)]
+        steps = range(3 + steps_between, 7)
+        assert advance(optimizer, scheduler, len(steps)) == [expected(step, 0.3, 0.02, 0.4) for step in steps]
+
+    def test_a_state_saved_while_the_scheduler_is_not_in_charge_is_one_of_all_groups(self):
+        optimizer = make_optimizer(0.1)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        advance(optimizer, scheduler, 7)
+        optimizer.param_groups[0]["lr"] *= 0.5
+        optimizer.add_param_group(parameter_group(0.4))
+        states = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+        assert rates_of(optimizer) == [0.5 * expected(7, 0.1)[0], 0.4]
+        optimizer = make_optimizer(0.1, 0.4)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        optimizer.load_state_dict(states[0])
+        scheduler.load_state_dict(states[1])
+        assert rates_of(optimizer) == [0.5 * expected(7, 0.1)[0], 0.4]
+        advance(optimizer, scheduler)
+        assert rates_of(optimizer) == expected(8, 0.1, 0.4)
 
     def test_a_scheduler_that_waits_for_its_turn_leaves_it_alone(self):
         optimizer = make_optimizer(0.1)

@@ -198,6 +198,16 @@ def test_verbose_prints_one_line_at_each_restart(capsys):
     ]
 
 
+def test_a_run_that_is_resumed_within_a_cycle_prints_no_restart(capsys):
+    optimizer = make_optimizer(0.1)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    scheduler = Scheduler(optimizer, 10, last_epoch=14, verbose=True)
+    advance(optimizer, scheduler, 3)
+    assert capsys.readouterr().out == ""
+    advance(optimizer, scheduler, 5)
+    assert capsys.readouterr().out.startswith("Step 20: restart, cycle 2")
+
+
 def test_scheduler_step_before_optimizer_step_is_warned_about_once():
     scheduler = Scheduler(make_optimizer(), 10)
     with pytest.warns(UserWarning, match=r"`lr_scheduler.step\(\)` before `optimizer.step\(\)`") as caught:
