@@ -117,12 +117,12 @@ def lightning(folder: Path) -> float:
 
     module = run_code("Lightning")["MyModule"]()
     num_processes = int(os.environ.get("WORLD_SIZE", 1))
-    loader = DataLoader(torch.randn(NUM_STEPS * num_processes, 8), batch_size=1)
+    loader = DataLoader(torch.randn(10 * num_processes, 8), batch_size=1)
     trainer = library.Trainer(
         accelerator="cpu",
         devices=num_processes,
         strategy="ddp" if num_processes > 1 else "auto",
-        max_epochs=2,
+        max_epochs=5,
         accumulate_grad_batches=2,
         **QUIET,
     )

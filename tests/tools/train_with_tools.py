@@ -320,7 +320,7 @@ def main() -> int:
     for name in options.tools or TOOLS:
         tool = TOOLS[name]
         environment = install(name, tool, folder)
-        run_folder = folder / f"run of {name}"
+        run_folder = folder / f"run_{name}"
         for num_processes in range(1, 1 + tool.most_processes):
             for resumed in (False, True) if num_processes == 1 else (False,):
                 what = f"{name} {version_in(environment, name)}, {num_processes} process(es){', resumed' * resumed}"
