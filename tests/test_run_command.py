@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -158,7 +157,7 @@ class TestBeforeAnythingStarts:
         [
             (["--decay", "2", "{script}"], 2, "Expected decay <= 1, but got decay=2"),
             (["--decay", "high", "{script}"], 2, "argument --decay: invalid number value: 'high'"),
-            (["--cycles", "10,20:", "{script}"], 2, "argument --cycles: invalid cycles value: '10,20:'"),
+            (["--cycles", "10,20:", "{script}"], 2, "argument --cycles: expected STEPS or STEPS:FRACTION"),
             (["--decays", "0.5", "{script}"], 2, "unrecognized arguments: --decays 0.5"),
             (["--num_training_steps", "9", "{script}"], 2, "unrecognized arguments: --num_training_steps 9"),
             (["--decay"], 2, "argument --decay: expected one argument"),
@@ -318,9 +317,10 @@ class TestTheStartOfEachProcess:
         seconds: list[list[float]] = [[], []]
         for _ in range(20):
             for environment, times in zip((without, below), seconds):
-                start = time.perf_counter()
-                subprocess.run([sys.executable, "-c", "pass"], env=environment, check=True)
-                times.append(time.perf_counter() - start)
+                # The processor's time: on a busy machine, the clock's would be that of other processes.
+                pid = os.posix_spawn(sys.executable, [sys.executable, "-c", "pass"], environment)
+                usage = os.wait4(pid, 0)[2]
+                times.append(usage.ru_utime + usage.ru_stime)
         assert min(seconds[1]) - min(seconds[0]) < 0.005
 
 
