@@ -4,8 +4,8 @@
     python tests/tools/train_with_tools.py ms-swift   # or some
 
 Each tool gets an environment of its own in --folder, which is kept for the next time; then the tool trains a tiny model
-on the CPU, with `hf-warmcos run` in front of its command where that is the recipe: on 1 process, on 2, and resumed from
-a checkpoint on 1. This is not part of the test suite. It needs the requirements of the tests, and `uv`, which it
+on the CPU, with `hf-warmcos run` in front of its command where that is the recipe: on 1 process, resumed from a checkpoint,
+and on 2 processes where the tool trains on several without a GPU. This is not part of the test suite. It needs the requirements of the tests, and `uv`, which it
 installs into an environment of its own.
 """
 
@@ -47,6 +47,7 @@ class Tool(NamedTuple):
         command: From the run's folder, the number of processes and whether it is resumed to the command and variables.
         rates: From the run's folder to the learning rates of its updates.
         stand_ins: Modules that the tool imports and does not use here: empty ones take their place.
+        most_processes: On how many processes the tool trains without a GPU.
     """
 
     requirements: list[str]
@@ -142,10 +143,10 @@ def axolotl(folder: Path, num_processes: int, resumed: bool) -> tuple[list[str],
         "resume_from_checkpoint": checkpoint(folder) if resumed else None,
     }
     (folder / "config.yml").write_text(yaml.safe_dump(config))
-    command = [*RUN, "axolotl", "train", str(folder / "config.yml")]
-    if num_processes > 1:
-        command += ["--launcher", "torchrun", "--", f"--nproc_per_node={num_processes}"]
-    return command, {"ACCELERATE_USE_CPU": "true", "AXOLOTL_DO_NOT_TRACK": "1"}
+    return [*RUN, "axolotl", "train", str(folder / "config.yml")], {
+        "ACCELERATE_USE_CPU": "true",
+        "AXOLOTL_DO_NOT_TRACK": "1",
+    }
 
 
 def torchtune(folder: Path, num_processes: int, resumed: bool) -> tuple[list[str], dict[str, str]]:
@@ -223,7 +224,7 @@ def torchtune_rates(folder: Path) -> list[float]:
 TOOLS = {
     "ms-swift": Tool(["ms-swift"], swift, trainer_rates),
     "llamafactory": Tool(["llamafactory"], llamafactory, trainer_rates, stand_ins=("torchaudio",)),
-    "axolotl": Tool(["axolotl>=0.19"], axolotl, trainer_rates),
+    "axolotl": Tool(["axolotl>=0.19"], axolotl, trainer_rates, most_processes=1),
     "torchtune": Tool(["torchtune", "torchao==0.10.0"], torchtune, torchtune_rates, most_processes=1),
 }
 
