@@ -4,9 +4,9 @@
     python tests/tools/train_with_tools.py ms-swift   # or some
 
 Each tool gets an environment of its own in --folder, which is kept for the next time; then the tool trains a tiny model
-on the CPU, with `hf-warmcos run` in front of its command where that is the recipe: on 1 process, resumed from a checkpoint,
-and on 2 processes where the tool trains on several without a GPU. This is not part of the test suite. It needs the requirements of the tests, and `uv`, which it
-installs into an environment of its own.
+on the CPU, with `hf-warmcos run` in front of its command where that is the recipe: on 1 process, resumed from a
+checkpoint, and on 2 processes where the tool trains on several without a GPU. This is not part of the test suite. It
+needs the requirements of the tests, and `uv`, which it installs into an environment of its own.
 """
 
 from __future__ import annotations
