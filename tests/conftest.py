@@ -8,11 +8,3 @@ import os
 # too small for more threads than one, and the threads of several processes would wait for each other. DeepSpeed is to
 # run on the CPU.
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
-
-import pytest
-from optimizers import make_optimizer as make_one
-
-
-@pytest.fixture
-def make_optimizer():
-    return make_one

@@ -73,7 +73,7 @@ def drawn(size, schedules, **arguments):
     return ax
 
 
-def six_groups(make_optimizer, **arguments):
+def six_groups(**arguments):
     optimizer = make_optimizer(1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5)
     schedule = CosineRestartSchedule.fit(700, 3, T_mult=2, warmup_steps=35)
     return CosineRestartLR(optimizer, schedule, **arguments)
@@ -253,7 +253,7 @@ PAPER = (3.3, 2.0)  # inches: a column of a paper
 @pytest.mark.parametrize("size", [PAPER, FIGURE_SIZE, (6.4, 4.8)])
 @pytest.mark.parametrize("groups", [1, 6])
 def test_the_legend_lies_in_the_axes_above_the_curves_at_any_size(size, groups):
-    schedules = SCHEDULE if groups == 1 else six_groups(make_optimizer)
+    schedules = SCHEDULE if groups == 1 else six_groups()
     ax = drawn(size, schedules)
     box, axes = ax.get_legend().get_window_extent(), ax.get_window_extent()
     assert axes.x0 <= box.x0 + 1
@@ -265,7 +265,7 @@ def test_the_legend_lies_in_the_axes_above_the_curves_at_any_size(size, groups):
 
 
 def test_six_groups_have_one_warmup_band_few_rows_of_legend_and_a_colour_and_style_each():
-    ax = drawn(PAPER, six_groups(make_optimizer))
+    ax = drawn(PAPER, six_groups())
     assert len(ax.patches) == 1
     assert legend(ax) == [f"lr={lr}" for lr in ("1e-3", "5e-4", "2e-4", "1e-4", "5e-5", "2e-5")] + ["warmup", "restart"]
     rows = {round(text.get_window_extent().y0) for text in ax.get_legend().get_texts()}

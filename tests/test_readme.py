@@ -7,6 +7,7 @@ import re
 
 import pytest
 from code_blocks import ROOT, code_blocks, run_blocks
+from optimizers import make_optimizer
 
 from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
@@ -26,7 +27,7 @@ def test_it_can_be_read_in_a_few_minutes():
     assert len(README.split()) <= 900
 
 
-def test_the_first_lines_of_code_make_the_schedule_of_the_picture(make_optimizer):
+def test_the_first_lines_of_code_make_the_schedule_of_the_picture():
     first, _ = code_blocks("README.md", "python")
     scheduler = run_blocks([first], "README.md", optimizer=make_optimizer(1e-3))["scheduler"]
     assert scheduler.schedule == CosineRestartSchedule.fit(300, num_cycles=3, T_mult=2, warmup_steps=20)

@@ -10,6 +10,7 @@ import diffusers.optimization
 import pytest
 import torch
 import transformers.optimization
+from optimizers import make_optimizer
 from packaging.version import Version
 from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
 from transformers import Trainer
@@ -49,7 +50,7 @@ def schedule_of(scheduler):
 
 
 @LIBRARIES
-def test_takes_effect_at_once_until_unregister(make_optimizer, library):
+def test_takes_effect_at_once_until_unregister(library):
     built_in = entry(library)
     register()
     scheduler = library.get_scheduler(
@@ -65,7 +66,7 @@ def test_takes_effect_at_once_until_unregister(make_optimizer, library):
 
 
 @LIBRARIES
-def test_the_arguments_given_hold_whatever_the_tool_passes(make_optimizer, library):
+def test_the_arguments_given_hold_whatever_the_tool_passes(library):
     with register(num_cycles=4, decay=0.75):
         scheduler = library.get_scheduler(
             "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
@@ -73,7 +74,7 @@ def test_the_arguments_given_hold_whatever_the_tool_passes(make_optimizer, libra
     assert schedule_of(scheduler) == CosineRestartSchedule.fit(25, 4, decay=0.75, warmup_steps=5, warmup_mode="prefix")
 
 
-def test_what_is_not_given_is_the_tools_to_say(make_optimizer):
+def test_what_is_not_given_is_the_tools_to_say():
     with register(decay=0.75):
         of_diffusers = diffusers.optimization.get_scheduler(
             "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25, num_cycles=4
@@ -85,13 +86,13 @@ def test_what_is_not_given_is_the_tools_to_say(make_optimizer):
     assert schedule_of(of_diffusers) == schedule_of(of_transformers) == expected
 
 
-def test_a_tool_may_pass_by_position(make_optimizer):
+def test_a_tool_may_pass_by_position():
     with register(decay=0.5):
         scheduler = entry()(make_optimizer(), 5, 25, 2, -1)
     assert schedule_of(scheduler) == CosineRestartSchedule.fit(25, 2, decay=0.5, warmup_steps=5, warmup_mode="prefix")
 
 
-def test_the_num_cycles_that_diffusers_passes_unasked_does_not_end_restarts_of_given_length(make_optimizer):
+def test_the_num_cycles_that_diffusers_passes_unasked_does_not_end_restarts_of_given_length():
     with register(T_0=10):
         scheduler = diffusers.optimization.get_scheduler(
             "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
@@ -100,7 +101,7 @@ def test_the_num_cycles_that_diffusers_passes_unasked_does_not_end_restarts_of_g
 
 
 @pytest.mark.parametrize(("given", "passed"), [("min_lr", "min_lr_rate"), ("min_lr_rate", "min_lr")])
-def test_a_minimum_given_one_way_holds_over_one_passed_the_other_way(make_optimizer, given, passed):
+def test_a_minimum_given_one_way_holds_over_one_passed_the_other_way(given, passed):
     with register(**{given: 0.05}):
         scheduler = entry()(make_optimizer(0.5), 0, 25, **{passed: 0.01})
     assert scheduler.eta_mins == [0.05 if given == "min_lr" else 0.025]
@@ -121,7 +122,7 @@ def test_a_wrong_argument_is_an_error_at_once_and_registers_nothing(before, argu
     assert everything_that_register_changes() == before
 
 
-def test_what_a_tool_passes_that_the_schedule_does_not_know_is_a_type_error(make_optimizer):
+def test_what_a_tool_passes_that_the_schedule_does_not_know_is_a_type_error():
     with register(), pytest.raises(TypeError, match="power"):
         entry()(make_optimizer(), 5, 25, power=2.0)
 
@@ -147,7 +148,7 @@ def test_one_unregister_ends_however_many_registrations(before):
     assert everything_that_register_changes() == before
 
 
-def test_of_several_the_latest_holds_with_its_arguments_alone_and_its_end_leaves_the_others(make_optimizer):
+def test_of_several_the_latest_holds_with_its_arguments_alone_and_its_end_leaves_the_others():
     def registered_schedule():
         return schedule_of(entry()(make_optimizer(), 0, 24, num_cycles=2))
 
@@ -185,7 +186,7 @@ def test_gives_back_what_someone_else_had_put_there_and_leaves_what_someone_else
         assert entry() is someone_elses_later
 
 
-def test_many_threads_may_register_at_once(make_optimizer):
+def test_many_threads_may_register_at_once():
     failures = []
 
     def registers_again_and_again(decay):
