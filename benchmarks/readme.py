@@ -137,15 +137,15 @@ def step_summary() -> str:
 def other_costs() -> str:
     """The curve and random access."""
     curve = read("curve")
-    of_torch, lr_at = curve["curves"]["T_0=10,000"], curve["access"]["lr_at"]
-    return "\n".join(
-        [
-            f"- A curve of {curve['num_steps']:,} steps takes {of_torch['curve']['median'] / 1000:.0f} ms; stepping "
-            f"torch's scheduler over them {of_torch['torch']['median'] / 1e6:.1f} s.",
-            f"- `lr_at` takes {rounded(lr_at['near']['median'])} µs at step 100 and {rounded(lr_at['far']['median'])} "
-            "µs at step 10**15.",
-        ]
-    )
+    of_torch = curve["curves"]["T_0=10,000"]
+    lines = [
+        f"- A curve of {curve['num_steps']:,} steps takes {of_torch['curve']['median'] / 1000:.0f} ms; stepping "
+        f"torch's scheduler over them {of_torch['torch']['median'] / 1e6:.1f} s."
+    ]
+    for name, cycles in (("lr_at", "equal cycles"), ("lr_at, T_mult=2", "`T_mult=2`")):
+        near, far = (rounded(curve["access"][name][where]["median"]) for where in ("near", "far"))
+        lines.append(f"- With {cycles}, `lr_at` takes {near} µs at step 100 and {far} µs at step 10**15.")
+    return "\n".join(lines)
 
 
 def help_of(*command: str) -> str:
