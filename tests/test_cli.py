@@ -95,6 +95,16 @@ def test_names_that_users_of_hugging_face_type_are_aliases(capsys):
         assert capsys.readouterr().out == expected
 
 
+def test_min_lr_rate_is_a_fraction_of_lr(capsys):
+    tables = []
+    for minimum in (["--min_lr_rate", "0.1"], ["--min_lr", "1e-4"]):
+        main(["table", *PLAN, *minimum, "--format", "json"])
+        tables.append(json.loads(capsys.readouterr().out))
+    last_step = CosineRestartSchedule.fit(30, 3, warmup_steps=6).lr_at(13, 1e-3, 1e-4)
+    assert [row["end_lr"] for row in tables[0]] == pytest.approx([last_step] * 3)
+    assert tables[0] == [pytest.approx(row) for row in tables[1]]
+
+
 @pytest.mark.parametrize(("warmup", "steps"), [("0.03", 31), ("0.0001", 1), ("0", 0), ("1", 1), ("7", 7)])
 def test_a_warmup_below_1_is_a_fraction_of_the_training_as_in_training_arguments(warmup, steps, tmp_path, capsys):
     assert TrainingArguments(str(tmp_path), warmup_steps=float(warmup)).get_warmup_steps(1001) == steps
