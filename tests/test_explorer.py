@@ -290,7 +290,7 @@ def address():
         "HF_HUB_OFFLINE": "1",
     }
     with subprocess.Popen(
-        [sys.executable, APP], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-u", APP], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as server:
         try:
             for line in server.stdout:
