@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.quality import known_end, moving_end, weight_averages
-from benchmarks.quality.tasks import Split, load_images, turned
+from benchmarks.quality import further, known_end, moving_end, report, weight_averages
+from benchmarks.quality.report import Estimate
+from benchmarks.quality.tasks import Split, load_images, text_task, turned
 from benchmarks.quality.training import Records
 
 
@@ -79,6 +81,82 @@ def test_study_2_gives_each_contender_the_same_number_of_updates_on_each_kind_of
     assert len(curves["other data", moving_end.Contender("restarts")]["16"]) == 4
 
 
+@pytest.fixture(scope="module")
+def few_updates_of_study_3(tmp_path_factory):
+    """Its scale, a small text with other data, and the file of results."""
+    scale = replace(further.SCALES["cpu"], budget=further.QUICK_BUDGET, size=further.QUICK_SIZE)
+    kinds = [
+        text_task(name, [f"{word} {number}" * 20 for number in range(20)], 4, scale.size)
+        for name, word in (("text", "a learning rate"), ("code", "return None"))
+    ]
+    path = tmp_path_factory.mktemp("further") / "further.jsonl"
+    further.measure_all(kinds, scale, path)
+    return scale, kinds, path
+
+
+def test_study_3_makes_any_one_run_again_to_the_printed_digits(few_updates_of_study_3, tmp_path):
+    scale, kinds, path = few_updates_of_study_3
+    lines, whole = path.read_text().splitlines(), lines_of(path)
+    assert all({"model", "seed"} < {*line["run"]} and line["versions"] for line in whole)
+    tuning, *_ = (index for index, line in enumerate(whole) if line["run"]["scenario"] == "tuning")
+    for index in [tuning, *(index for index, line in enumerate(whole) if line["run"]["seed"] == 1)]:
+        again = tmp_path / f"{index}.jsonl"
+        again.write_text("".join(f"{line}\n" for line in lines[:index] + lines[index + 1 :]))
+        further.measure_all(kinds, scale, again)
+        assert lines_of(again) == whole[:index] + whole[index + 1 :] + [whole[index]]
+
+
+def test_two_processes_that_share_study_3_make_each_run_once(few_updates_of_study_3, tmp_path):
+    scale, kinds, path = few_updates_of_study_3
+    for half in (1, 2):
+        further.measure_all(kinds, scale, tmp_path / f"{half}.jsonl", half)
+    both = lines_of(tmp_path / "1.jsonl") + lines_of(tmp_path / "2.jsonl")
+    assert sorted(both, key=str) == sorted(lines_of(path), key=str)
+
+
+def test_study_3_can_be_stopped_after_each_seed(few_updates_of_study_3):
+    *_, path = few_updates_of_study_3
+    runs = [line["run"] for line in lines_of(path) if line["run"]["scenario"] != "tuning"]
+    rows = [(run["scenario"], moving_end.Contender(**run["contender"])) for run in runs]
+    assert rows == [*further.ROWS, *further.ROWS, *further.THEN, *further.THEN]
+    assert [run["seed"] for run in runs] == [0] * len(further.ROWS) + [1] * len(further.ROWS) + [0, 1]
+
+
+def test_study_3_says_for_each_decision_whether_it_held_by_pairs_of_seeds(few_updates_of_study_3):
+    *_, path = few_updates_of_study_3
+    frames = report.read(report.RAW) | {"further": report.moving_end(path)}
+    rows = [row.split(" | ") for row in report.decision_table(frames).splitlines()[2:]]
+    verdicts = {row[0].lstrip("| "): row[-1].rstrip(" |") for row in rows}
+    not_measured = [what for what, verdict in verdicts.items() if verdict == "not measured"]
+    assert len(not_measured) == 2
+    assert all("on new data" in what or "Schedule-Free" in what for what in not_measured)
+
+    losses, planned = report.same_data_losses(frames["further"], "text")
+    interval = stats.ttest_rel(losses[4][report.RESTART], planned[4]).confidence_interval(0.95)
+    difference = Estimate((interval.low + interval.high) / 2, (interval.high - interval.low) / 2).text(sign="+")
+    of_restarts = next(verdict for what, verdict in verdicts.items() if what.startswith("**Continued on the same"))
+    assert of_restarts in (f"yes, {difference}", f"no, {difference}")
+
+
+def test_the_models_of_study_3_are_as_large_as_it_says():
+    for name, (least, most) in {"cpu": (0.9e6, 1.2e6), "gpu": (20e6, 50e6)}.items():
+        scale = further.SCALES[name]
+        model = text_task("text", ["a text" * 100] * 20, 4, scale.size).make_model()
+        assert least < sum(parameter.numel() for parameter in model.parameters()) < most
+
+
+def test_the_gpu_task_computes_in_bfloat16_and_keeps_its_weights_in_float32():
+    task = further.on_gpu(text_task("text", ["a text" * 100] * 20, 4, further.QUICK_SIZE), device="cpu")
+    torch.manual_seed(0)
+    model = task.make_model()
+    inputs = task.test.inputs
+    logits, exact = task.logits(model, inputs), model.model(input_ids=inputs).logits.flatten(0, -2)
+    assert {parameter.dtype for parameter in model.parameters()} == {logits.dtype} == {torch.float32}
+    assert torch.equal(logits, logits.bfloat16().float())
+    assert not torch.equal(logits, exact)
+    torch.testing.assert_close(logits, exact, rtol=0.1, atol=0.1)
+
+
 def test_averages_of_one_checkpoint_are_the_checkpoint(images):
     setting = known_end.Setting("hf_warmcos", 8, num_warmup_steps=1, num_cycles=3, T_mult=2)
     measured = weight_averages.measure(images, known_end.Run("digits", setting, 2e-3, 0, "test"))
@@ -87,7 +165,15 @@ def test_averages_of_one_checkpoint_are_the_checkpoint(images):
     assert measured["weights"][3]["loss"] != pytest.approx(measured["predictions"][3]["loss"])
 
 
-@pytest.mark.parametrize("budget", [known_end.Budget(), moving_end.Budget()])
-def test_learning_rates_are_tuned_with_other_seeds_than_the_results(budget):
-    assert len(budget.seeds) >= 8
+@pytest.mark.parametrize(
+    ("budget", "least_seeds"),
+    [
+        (known_end.Budget(), 8),
+        (moving_end.Budget(), 8),
+        (further.SCALES["cpu"].budget, 5),
+        (further.SCALES["gpu"].budget, 3),
+    ],
+)
+def test_learning_rates_are_tuned_with_other_seeds_than_the_results(budget, least_seeds):
+    assert len(budget.seeds) >= least_seeds
     assert not set(budget.seeds) & set(budget.tuning_seeds)

@@ -146,6 +146,8 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     stable = [*warm, *[1.0] * (total - num_warmup_steps)]
     if contender.name == "cosine":
         return list(cosine.curve(planned * contender.plan))
+    if contender.name == "growing":
+        return list(CosineRestartSchedule.fit(planned, 3, T_mult=2, warmup_steps=num_warmup_steps).curve(planned))
     if contender.name == "linear":
         return [*warm, *linear(planned * contender.plan - num_warmup_steps)]
     if contender.name == "low":
@@ -222,6 +224,13 @@ def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, othe
         result.append(path)
         trunk, trunk_length, wasted = next_trunk, next_trunk_length, wasted + cooldown_length
     return result
+
+
+def planned_paths(scenario: str, contender: Contender, budget: Budget) -> list[Stages]:
+    """What is trained in a scenario: "tuning", "same data" or "other data"."""
+    factors = {"tuning": (1, contender.plan), "same data": (1, 2, 4), "other data": (1, 2)}[scenario]
+    ends = [budget.num_updates * factor for factor in dict.fromkeys(factors)]
+    return paths(contender, ends, budget.num_warmup_steps, other_data=scenario == "other data")
 
 
 @dataclass
@@ -341,24 +350,36 @@ class Run:
 
 
 class Study:
-    """The runs of one task: makes those that the file lacks."""
+    """The runs of one task: makes those that the file lacks.
 
-    def __init__(self, records: Records, kinds: Sequence[Task], budget: Budget, tick: Callable[[], object]) -> None:
-        self.records, self.kinds, self.budget, self.tick = records, kinds, budget, tick
+    Args:
+        records: The file.
+        kinds: The task with each kind of data.
+        budget: How much is measured.
+        tick: Called after each run.
+        settings: What determines the numbers beside a [`Run`]; part of each line of the results.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        kinds: Sequence[Task],
+        budget: Budget,
+        tick: Callable[[], object],
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.records, self.kinds, self.budget, self.tick, self.settings = records, kinds, budget, tick, settings or {}
         self.runs = Runs(kinds, -1, budget.num_warmup_steps)
         self.peak_lrs: dict[Contender, float] = {}
 
     def of(self, scenario: str, contender: Contender, peak_lr: float, seed: int) -> dict[str, Any]:
-        num_updates, num_warmup_steps = self.budget.num_updates, self.budget.num_warmup_steps
-        run = Run(self.kinds[0].name, scenario, contender, num_updates, peak_lr, seed)
+        run = asdict(Run(self.kinds[0].name, scenario, contender, self.budget.num_updates, peak_lr, seed))
         if self.runs.seed != seed:
-            self.runs = Runs(self.kinds, seed, num_warmup_steps)
+            self.runs = Runs(self.kinds, seed, self.budget.num_warmup_steps)
         # A tuning run needs only its validation loss.
         splits = ["validation"] if scenario == "tuning" else ["validation", "test"]
-        factors = {"tuning": (1, contender.plan), "same data": (1, 2, 4), "other data": (1, 2)}[scenario]
-        ends = [num_updates * factor for factor in dict.fromkeys(factors)]
-        all_paths = paths(contender, ends, num_warmup_steps, other_data=scenario == "other data")
-        return self.records.of(asdict(run), lambda: self.runs.measure(contender, all_paths, peak_lr, splits))
+        stages = planned_paths(scenario, contender, self.budget)
+        return self.records.of(run | self.settings, lambda: self.runs.measure(contender, stages, peak_lr, splits))
 
     def peak_lr(self, contender: Contender) -> float:
         """The peak learning rate with the lowest mean validation loss at the end that the contender is planned for."""

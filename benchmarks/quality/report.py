@@ -52,6 +52,7 @@ RESTART = "restart at the full peak"
 PLATEAU = "restart with a plateau: `stable_ratio=0.8`"
 LOW = "continue at 0.1 of the peak"
 SCHEDULE_FREE = "Schedule-Free AdamW"
+GROWING = "growing cycles: `num_cycles=3, T_mult=2`"
 
 
 class Estimate(NamedTuple):
@@ -83,6 +84,12 @@ def estimate(values: Iterable[float]) -> Estimate:
         return Estimate(float(sample.mean()), math.nan)
     half_width = stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
     return Estimate(float(sample.mean()), float(half_width))
+
+
+def paired(losses: pd.Series, baseline: pd.Series) -> Estimate:
+    """The difference, over the seeds that both were measured with so far."""
+    seeds = losses.dropna().index.intersection(baseline.dropna().index)
+    return estimate(losses[seeds] - baseline[seeds])
 
 
 def against(values: pd.Series, reference: pd.Series) -> str:
@@ -269,6 +276,7 @@ def contender_name(run: Any) -> str:
         "wsd_s": PLATEAU,
         "infinite_cosine": "infinite cosine",
         "schedule_free": SCHEDULE_FREE,
+        "growing": GROWING,
     }
     name = names[run.contender]
     return name + ", warmup" * run.restart_warmup + ", fresh optimizer" * run.fresh_optimizer
@@ -306,12 +314,12 @@ def losses_when_stopped(frame: pd.DataFrame, task: str) -> dict[str, pd.Series]:
 
 
 def same_data_losses(frame: pd.DataFrame, task: str) -> tuple[dict[int, pd.DataFrame], dict[int, pd.Series]]:
-    """By the multiple of N: the test losses by seed and contender, and those of the cosine planned for it."""
+    """By the multiple of N: the test losses by seed and contender, and those of the cosine planned for it, if any."""
     runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data") & (frame["on"] == "test")]
     losses = {
         factor: by_seed(runs[runs["updates"] == factor * runs["num_updates"]], "loss", ["name"]) for factor in (1, 2, 4)
     }
-    return losses, {factor: of[PLANNED.format(factor)] for factor, of in losses.items()}
+    return losses, {factor: of[PLANNED.format(factor)] for factor, of in losses.items() if PLANNED.format(factor) in of}
 
 
 def same_data_table(frame: pd.DataFrame, task: str) -> str:
@@ -374,28 +382,34 @@ def measurements(path: Path) -> str:
     return "\n".join(f"- {line}" for line in [*lines, *(f"Versions: {of}." for of in versions.unique())])
 
 
-def decision_table(frames: dict[str, pd.DataFrame]) -> str:
-    """A row for each decision: what is compared, the verdict, and the difference in test loss on each task."""
-    known, moving = frames["known_end"], frames["moving_end"]
-    losses = {task: same_data_losses(moving, task) for task in SECOND_TASKS}
-    other = {task: other_data_losses(moving, task) for task in SECOND_TASKS}
-    stopped = {task: losses_when_stopped(moving, task) for task in SECOND_TASKS}
+def decisions(
+    moving: pd.DataFrame, at_the_end: Callable[[str], Estimate] | None = None
+) -> dict[str, Callable[[str], Estimate]]:
+    """By situation: the difference in test loss on a task. It raises KeyError where a contender was not measured.
 
-    def at_the_end(task: str) -> Estimate:
-        return minus_cosine(known, task)["`decay=1, T_mult=2`"]
+    Args:
+        moving: The runs of study 2, or of study 3, which are of the same kind.
+        at_the_end: The difference where the number of steps is known, if it comes from other runs.
+    """
 
     def after(factor: int, name: str, task: str) -> Estimate:
-        return estimate(losses[task][0][factor][name] - losses[task][1][factor])
+        losses, planned = same_data_losses(moving, task)
+        return paired(losses[factor][name], planned[factor])
 
     def on_data(kind: str, name: str, task: str) -> Estimate:
-        return estimate(other[task][kind][name] - other[task][kind][RESTART])
+        losses = other_data_losses(moving, task)[kind]
+        return paired(losses[name], losses[RESTART])
 
     def at_any_time(name: str, task: str) -> Estimate:
-        return estimate(stopped[task][name] - stopped[task][PLANNED.format(4)])
+        stopped = losses_when_stopped(moving, task)
+        return paired(stopped[name], stopped[PLANNED.format(4)])
 
     half = "restart at 0.5 of the peak"
     compared: list[tuple[str, Callable[[str], Estimate]]] = [
-        ("**Number of steps known.** 3 growing cycles, compared with 1 cosine", at_the_end),
+        (
+            "**Number of steps known.** 3 growing cycles, compared with 1 cosine",
+            at_the_end or partial(after, 1, GROWING),
+        ),
         ("Short training: 1 cosine with a plateau, compared with 1 cosine", partial(after, 1, PLATEAU)),
         (
             "**Continued on the same data, to 4 N.** Restarts at the full peak, compared with 1 cosine planned for 4 N",
@@ -417,14 +431,41 @@ def decision_table(frames: dict[str, pd.DataFrame]) -> str:
         ("1 cosine planned for N, then 0.1 of the peak, compared with the planned cosine", partial(at_any_time, LOW)),
         ("Schedule-Free AdamW, compared with AdamW and the planned cosine", partial(at_any_time, SCHEDULE_FREE)),
     ]
+    return dict(compared)
+
+
+def held(difference: Callable[[str], Estimate], verdict: str) -> str:
+    """Whether study 3 came to the same verdict on `text`, and its difference."""
+    try:
+        further = difference("text")
+    except KeyError:
+        return "not measured"
+    if math.isnan(further.half_width):  # with one seed so far
+        return "not measured"
+    return f"{YES[further.verdict() == verdict]}, {further.text(sign='+')}"
+
+
+def decision_table(frames: dict[str, pd.DataFrame]) -> str:
+    """A row for each decision: what is compared, the verdict, and the difference in test loss on each task.
+
+    Where study 3 was run, another column says whether the verdict on `text` held there.
+    """
+    further = decisions(frames["further"]) if "further" in frames else {}
+
+    def at_the_end(task: str) -> Estimate:
+        return minus_cosine(frames["known_end"], task)["`decay=1, T_mult=2`"]
+
     rows = []
-    for what, difference in compared:
+    for what, difference in decisions(frames["moving_end"], at_the_end).items():
         by_task = {task: difference(task) for task in SECOND_TASKS}
         verdicts = {task: of.verdict() for task, of in by_task.items()}
         same = len(set(verdicts.values())) == 1
         verdict = "; ".join(dict.fromkeys(of if same else f"`{task}`: {of}" for task, of in verdicts.items()))
         rows.append([what, verdict, *(of.text(sign="+") for of in by_task.values())])
-    return markdown_table(["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS)], rows, num_text_columns=2)
+        if further:
+            rows[-1].append(held(further[what], verdicts["text"]))
+    header = ["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS)]
+    return markdown_table(header + ["`text`, held at 5 times the length"] * bool(further), rows, num_text_columns=2)
 
 
 Dots = dict[str, list[Estimate]]
@@ -525,8 +566,10 @@ def draw_all(frames: dict[str, pd.DataFrame]) -> dict[str, Figure]:
 
 
 def read(raw: Path) -> dict[str, pd.DataFrame]:
-    """The raw results of both studies."""
-    return {"known_end": known_end(raw / "known_end.jsonl"), "moving_end": moving_end(raw / "moving_end.jsonl")}
+    """The raw results of the studies."""
+    frames = {"known_end": known_end(raw / "known_end.jsonl"), "moving_end": moving_end(raw / "moving_end.jsonl")}
+    further = raw / "further.jsonl"  # where study 3 was run
+    return frames | ({"further": moving_end(further)} if further.exists() else {})
 
 
 def figures(raw: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ All have the same form: inputs, one label per prediction, and a model that retur
 
 from __future__ import annotations
 
+import math
 import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +20,21 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, ViTConfig, ViTForImageClassification
 
-BLOCK_SIZE = 64
 # The libraries' 0.02 is for wide layers; in layers this narrow, signals and gradients start out too small.
-INITIALIZER_RANGE = 0.1
+INITIALIZER_RANGE = 0.1  # at a width of 64
+
+
+class Size(NamedTuple):
+    """The size of a text model, of the blocks of text that it reads, and of its batches."""
+
+    block_size: int = 64
+    width: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    batch_size: int = 8
+
+
+SMALL = Size()
 
 
 class Split(NamedTuple):
@@ -61,7 +74,7 @@ class Task:
         return logits.flatten(0, -2)
 
 
-def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> tuple[Split, Split, Split]:
+def byte_splits(documents: Sequence[str], num_evaluation_blocks: int, block_size: int) -> tuple[Split, Split, Split]:
     """Blocks of bytes, and the byte after each as its label: train, validation and test, of whole documents.
 
     No text of the test split lies beside text that was trained on. Validation and test take `num_evaluation_blocks`
@@ -71,7 +84,7 @@ def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> tuple[S
 
     def split(rows: Dataset, num_blocks: int | None = None) -> Split:
         tokens = torch.tensor([token for row in rows["text"] for token in tokenizer(row)["input_ids"]])
-        blocks = tokens[: len(tokens) // BLOCK_SIZE * BLOCK_SIZE].view(-1, BLOCK_SIZE)
+        blocks = tokens[: len(tokens) // block_size * block_size].view(-1, block_size)
         if num_blocks is not None:
             blocks = blocks[torch.linspace(0, len(blocks) - 1, num_blocks).long()]
         return Split(blocks[:, :-1].contiguous(), blocks[:, 1:].contiguous())
@@ -85,44 +98,48 @@ def byte_splits(documents: Sequence[str], num_evaluation_blocks: int) -> tuple[S
     )
 
 
-def load_text(num_evaluation_blocks: int) -> Task:
-    """Predict the next byte of the examples' text, the reference of the Python language, with a small GPT-2."""
+def text_task(name: str, documents: Sequence[str], num_evaluation_blocks: int, size: Size) -> Task:
+    """Predict the next byte of these documents with a GPT-2."""
     tokenizer = ByT5Tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=BLOCK_SIZE,
-        n_embd=64,
-        n_layer=2,
-        n_head=4,
+        n_positions=size.block_size,
+        n_embd=size.width,
+        n_layer=size.num_layers,
+        n_head=size.num_heads,
         use_cache=False,
-        # Trained on less than the whole text, it has nothing to regularize: no dropout.
+        # Trained on the text once or a few times, it has nothing to regularize: no dropout.
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        initializer_range=INITIALIZER_RANGE,
+        initializer_range=INITIALIZER_RANGE * math.sqrt(64 / size.width),
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    train, validation, test = byte_splits([topics[name] for name in sorted(topics)], num_evaluation_blocks)
+    train, validation, test = byte_splits(documents, num_evaluation_blocks, size.block_size)
     return Task(
-        name="text",
+        name=name,
         train=train,
         validation=validation,
         test=test,
         make_model=lambda: GPT2LMHeadModel(config),
         input_name="input_ids",
-        batch_size=8,
+        batch_size=size.batch_size,
         peak_lrs=(1e-3, 2e-3, 4e-3, 8e-3),
     )
 
 
-def load_code(num_evaluation_blocks: int) -> Task:
+def load_text(num_evaluation_blocks: int, size: Size = SMALL) -> Task:
+    """The examples' text: the reference of the Python language."""
+    return text_task("text", [topics[name] for name in sorted(topics)], num_evaluation_blocks, size)
+
+
+def load_code(num_evaluation_blocks: int, size: Size = SMALL) -> Task:
     """The same with other text: source code, every eighth module at the top of Python's standard library."""
     modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[::8]
     texts = [module.read_text(encoding="utf-8") for module in modules]
-    train, validation, test = byte_splits(texts, num_evaluation_blocks)
-    return replace(load_text(1), name="code", train=train, validation=validation, test=test)
+    return text_task("code", texts, num_evaluation_blocks, size)
 
 
 def load_images() -> Task:
