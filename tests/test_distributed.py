@@ -186,7 +186,7 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="module", params=[1, 2, 8])
+@pytest.fixture(scope="module", params=[1, 2, 4])
 def every_way(request, tmp_path_factory):
     """The number of processes, and by each way of running them what came of it in each of them."""
     results = results_of_run(tmp_path_factory.mktemp("every_way"), request.param, *WAYS.values())

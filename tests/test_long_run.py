@@ -1,4 +1,4 @@
-"""Ten million steps through `step()`: as exact at the end as at the beginning, and no larger."""
+"""Three million steps through `step()`: as exact at the end as at the beginning, and no larger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 
-NUM_STEPS = 10_000_000
+NUM_STEPS = 3_000_000
 T_0, T_MULT, DECAY, STABLE_RATIO, ETA_MIN = 1000.5, 1.03125, 0.99, 0.25, 1e-6
 
 
@@ -38,7 +38,7 @@ def allocated_blocks() -> int:
 
 
 @pytest.mark.slow
-def test_ten_million_steps_drift_nowhere_and_leave_nothing_behind():
+def test_three_million_steps_drift_nowhere_and_leave_nothing_behind():
     schedule = CosineRestartSchedule(T_0=T_0, T_mult=T_MULT, decay=DECAY, stable_ratio=STABLE_RATIO)
     base_lrs = [0.1, 0.02, 0.003]
     optimizer = torch.optim.SGD(
@@ -75,6 +75,6 @@ def test_ten_million_steps_drift_nowhere_and_leave_nothing_behind():
         if index == 50:
             blocks_with_all_groups = allocated_blocks()
 
-    assert index > 180
+    assert index > 140
     assert len(groups) == len(scheduler.base_lrs) == 3
     assert abs(allocated_blocks() - blocks_with_all_groups) < 1000
