@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -21,8 +20,8 @@ from urllib.parse import quote_plus, unquote, urlsplit
 
 import pytest
 import torch
+from chromium import set_window, start_chromium
 from code_blocks import ROOT, code_blocks, run_blocks
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -168,26 +167,13 @@ def test_each_argument_of_the_schedule_has_a_picture_for_light_and_for_dark(site
 @pytest.fixture(scope="module")
 def browser(site, tmp_path_factory):
     """A browser, with a function that opens a page of the site in a window of a width."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    # pip cannot install a browser. Where the tests decide whether a change is accepted, there has to be one.
-    if not (chromium and chromedriver) and "CI" not in os.environ:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    quiet = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for argument in (*f"{quiet} disable-component-update disable-sync".split(), "hide-scrollbars"):
-        options.add_argument(f"--{argument}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
     handler = partial(SilentHandler, directory=site[0])
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"), "hide-scrollbars")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
 
         def open_page(path, width=1280, dark=False):
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+            set_window(driver, width=width, height=900, dark=dark)
             driver.get(f"http://127.0.0.1:{server.server_port}/{path}")
             return driver
 

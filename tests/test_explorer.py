@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import socket
 import statistics
 import subprocess
@@ -19,10 +18,10 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 import torch
+from chromium import set_window, start_chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import image
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
@@ -305,26 +304,7 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    # pip cannot install a browser. Where the tests decide whether a change is taken, there has to be one.
-    if not (chromium and chromedriver) and "CI" not in os.environ:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
     driver.execute_cdp_cmd(
         "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     )
@@ -337,12 +317,7 @@ def open_page(browser, address):
     """A function that opens the app at a query, in a window of a size, and waits for its first answer."""
 
     def open_page(query="", *, width=1280, height=900, dark=False):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        set_window(browser, width=width, height=height, dark=dark)
         browser.get("about:blank")
         browser.get(f"{address}?{query}")
         until(lambda: browser.find_elements(By.CSS_SELECTOR, ".svg svg, .error:not(:empty)"))
