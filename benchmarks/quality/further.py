@@ -42,6 +42,7 @@ ROWS = [
     ("same data", Contender("low")),
     ("other data", Contender("restarts")),
     ("other data", Contender("restarts", decay=0.5)),
+    ("other data", Contender("wsd_s")),
     ("same data", Contender("growing")),
 ]
 THEN = [("same data", Contender("cosine", 2))]
