@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from hf_warmcos.checks import MOST_STEPS, minimum, whole_number
+from hf_warmcos.cycles import GeometricCycles
 from hf_warmcos.schedule import CosineRestartSchedule
 
 
@@ -211,7 +211,7 @@ def _num_cycles_that_fill(num_training_steps: int, schedule: CosineRestartSchedu
     """The number of whole cycles whose fitted T_0 is nearest to the schedule's, if there are any."""
     if schedule.T_0 is None or schedule.T_mult < 1:
         return None
-    index = replace(schedule, num_cycles=None).cycle_at(num_training_steps).index
+    index = GeometricCycles(schedule.T_0, schedule.T_mult).index_at(num_training_steps - schedule.origin)
     shape = {name: getattr(schedule, name) for name in ("T_mult", "warmup_steps", "warmup_mode", "stable_ratio")}
     distances = {}
     for num_cycles in (index, index + 1):

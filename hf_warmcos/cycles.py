@@ -18,7 +18,7 @@ from hf_warmcos.checks import MOST_STEPS
 
 # Wide enough to hold exactly every sum that can lie halfway between two whole steps, so that the arithmetic's own error
 # never decides how a restart is rounded. Sums beyond its range become infinite.
-_EXACT = decimal.Context(prec=200, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
+EXACT = decimal.Context(prec=200, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
 
 
 class Cycle(NamedTuple):
@@ -63,7 +63,7 @@ class GeometricCycles:
         """The steps of all cycles before `index`."""
         if self.T_mult == 1:  # the same by faster arithmetic
             return round(self._exact_T_0 * index)
-        steps = _EXACT.multiply(decimal.Decimal(self.T_0), geometric_sum(self.T_mult, index))
+        steps = EXACT.multiply(decimal.Decimal(self.T_0), geometric_sum(self.T_mult, index))
         return round(min(steps, decimal.Decimal(2 * MOST_STEPS**2)))
 
     def peak(self, index: int) -> float:
@@ -142,4 +142,4 @@ def geometric_sum(T_mult: float, count: int) -> decimal.Decimal:
     if T_mult == 1:
         return decimal.Decimal(count)
     ratio = decimal.Decimal(T_mult)
-    return _EXACT.divide(_EXACT.subtract(_EXACT.power(ratio, count), 1), _EXACT.subtract(ratio, 1))
+    return EXACT.divide(EXACT.subtract(EXACT.power(ratio, count), 1), EXACT.subtract(ratio, 1))

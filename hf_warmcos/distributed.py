@@ -20,6 +20,9 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     Do not use it in scripts that count one step per process themselves: those that multiply their lengths by
     `num_processes`, or that take the length of the loader before it is prepared.
 
+    With `Accelerator(step_scheduler_with_optimizer=False)`, the scheduler advances at each call of `step()`: call it
+    once per update, also where gradients are accumulated.
+
     Args:
         prepared (`accelerate.scheduler.AcceleratedScheduler`): The scheduler as `accelerator.prepare` returned it.
 

@@ -121,7 +121,9 @@ def read_state(state_dict: Any) -> SavedState:
     if isinstance(base_lrs, str) or not isinstance(base_lrs, Sequence):
         raise TypeError(f"Expected base_lrs to be a list of learning rates, but got base_lrs={base_lrs!r}")
     if whole_number("saved_at", state_dict.get("saved_at", last_epoch)) != last_epoch:
-        state_dict = {key: state_dict[key] for key in state_dict if key not in ("fraction", "in_charge", "schedule")}
+        state_dict = {
+            key: state_dict[key] for key in state_dict if key not in ("fraction", "T_cur", "in_charge", "schedule")
+        }
     base_lrs = [lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr for lr in base_lrs]
     in_charge = state_dict.get("in_charge", True)
     if not isinstance(in_charge, bool):

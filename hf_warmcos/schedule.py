@@ -21,7 +21,7 @@ from math import pi
 from typing import TYPE_CHECKING, Any
 
 from hf_warmcos.checks import MOST_LR, MOST_STEPS, learning_rate, real_number, whole_number
-from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles, geometric_sum
+from hf_warmcos.cycles import EXACT, Cycle, GeometricCycles, ListedCycles, geometric_sum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -373,7 +373,8 @@ class CosineRestartSchedule:
         )
 
     def peak_lr(self, index: int, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
-        """Return the highest learning rate that a cycle aims at: `base_lr * decay**index`, but not below `eta_min`.
+        """Return the highest learning rate that a cycle aims at: `base_lr * decay**index`, but not below `eta_min`. If
+        `base_lr` is below `eta_min`, it is `base_lr`.
 
         Args:
             index (`int`): Which cycle, counted from 0.
@@ -449,7 +450,8 @@ class CosineRestartSchedule:
         ascending, rates, begin = positions.ravel()[order], np.empty(positions.size), 0
         while begin < len(ascending):
             arc = self.arc_at(ascending[begin].item())
-            end = int(ascending.searchsorted(arc.stop)) if arc.stop <= MOST_STEPS else len(ascending)
+            # A float step can be equal to the stop beyond it.
+            end = max(begin + 1, int(ascending.searchsorted(arc.stop))) if arc.stop <= MOST_STEPS else len(ascending)
             rates[order[begin:end]] = arc.lr_at(ascending[begin:end], *lrs, np.cos, clip)
             begin = end
         return rates.reshape(positions.shape)
@@ -513,14 +515,14 @@ class CosineRestartSchedule:
         budget = num_training_steps - (warmup_steps if warmup_mode == "prefix" else 0)
         if only_warms_up := budget == 0:
             budget = num_cycles = 1
-        exact_T_0 = budget / geometric_sum(T_mult, num_cycles)
+        exact_T_0 = EXACT.divide(budget, geometric_sum(T_mult, num_cycles))
         T_0 = int(exact_T_0) if exact_T_0 == int(exact_T_0) else float(exact_T_0)
         if GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
             each = f"each cycle at least one of the {budget} steps that are left for cycles"
             raise ValueError(f"Expected num_cycles and T_mult that give {each}, but got {num_cycles=} and {T_mult=}")
         schedule = cls(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio)
         if schedule.end != num_training_steps + only_warms_up:
-            came = f"{num_training_steps=}, for which T_0={exact_T_0} was rounded to {T_0}"
+            came = f"{num_training_steps=}, for which T_0={exact_T_0:.28g} was rounded to {T_0}"
             raise ValueError(f"Expected a num_training_steps whose T_0 a float can hold, but got {came}")
         return schedule
 

@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -40,9 +41,9 @@ class CosineRestartLR(LRScheduler):
     the next ``step()``.
 
     You can add and remove parameter groups at any time: each group keeps its initial learning rate as ``initial_lr``. A
-    group that you add joins at the current position with the next update, if the scheduler is in charge: if the other
-    groups hold the learning rates of its position. Otherwise it joins at the next ``step()``. Removing one group and
-    adding another between two steps goes unnoticed, as with torch's schedulers.
+    group that you add gets its learning rate before the next update. If you have set another learning rate by hand, it
+    gets it at the next ``step()``. Removing one group and adding another between two steps goes unnoticed, as with
+    torch's schedulers.
 
     Args:
         optimizer (`torch.optim.Optimizer`): The optimizer whose learning rates are scheduled.
@@ -50,8 +51,8 @@ class CosineRestartLR(LRScheduler):
         eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle, >= 0.
         eta_min_rate (`float`, *optional*): In place of `eta_min`: the fraction of its own initial learning rate that
             each parameter group has at the end of each cycle, between 0 and 1.
-        last_epoch (`int`, *optional*, defaults to -1): The last step that was done when training is resumed; -1 to
-            begin.
+        last_epoch (`int`, *optional*, defaults to -1): When training is resumed, the number of steps that were
+            taken, minus 1.
         verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
 
     Attributes:
@@ -86,7 +87,6 @@ class CosineRestartLR(LRScheduler):
     `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`.
     """
 
-    base_lrs: list[float]  # type: ignore[assignment]
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
     _computed_for: list[float] | None = None  # the base_lrs that the arc's floors and spans were computed for
     _initial_lrs: list[float] | None = None  # the base_lrs that the groups were given as their initial_lr
@@ -109,7 +109,7 @@ class CosineRestartLR(LRScheduler):
         self._eta_min, self._eta_min_rate = minimum(eta_min, eta_min_rate)
         last_epoch = whole_number("last_epoch", last_epoch, (">=", -1), ("<", MOST_STEPS))
         for index, group in enumerate(optimizer.param_groups):
-            _initial_lr(index, group)  # an error before anything is changed
+            _group_lr(index, group)  # an error before anything is changed
         self._schedule = schedule
         self._warns_after = MOST_STEPS if schedule.end is None else schedule.end
         super().__init__(optimizer, last_epoch)
@@ -118,7 +118,6 @@ class CosineRestartLR(LRScheduler):
 
     def _initial_step(self) -> None:
         # Called by the base class, and once more by SequentialLR, after it took the first step back.
-        self.base_lrs = [float(base_lr) for base_lr in self.base_lrs]
         self._step_count = 1
         self._update_lr(self.last_epoch + 1)
 
@@ -134,6 +133,23 @@ class CosineRestartLR(LRScheduler):
     def eta_mins(self) -> list[float]:
         """The learning rate of each parameter group at the end of each cycle."""
         return [self.eta_min if self.eta_min_rate is None else lr * self.eta_min_rate for lr in self.base_lrs]
+
+    @property  # type: ignore[override]
+    def base_lrs(self) -> list[float]:
+        """The initial learning rate of each parameter group. Values that you set hold from the next ``step()`` on."""
+        return self._base_lrs
+
+    @base_lrs.setter
+    def base_lrs(self, base_lrs: Sequence[Any]) -> None:
+        groups = self.optimizer.param_groups
+        if len(base_lrs) != len(groups):
+            raise ValueError(
+                f"Expected base_lrs of {len(groups)} parameter groups, but got {len(base_lrs)}: {base_lrs}"
+            )
+        checked = [_initial_lr(f"base_lrs[{index}]", base_lr) for index, base_lr in enumerate(base_lrs)]
+        for group, base_lr in zip(groups, checked):
+            group["initial_lr"] = base_lr
+        self._base_lrs = checked
 
     # The position.
 
@@ -155,7 +171,7 @@ class CosineRestartLR(LRScheduler):
 
     @property
     def at_cycle_end(self) -> bool:
-        """True after the ``step()`` that follows a cycle's last optimizer step: the moment to evaluate and to save."""
+        """True after the ``step()`` that ends a cycle: evaluate and save then."""
         arc = self._here()
         # A restart ends the cycle before; after the last cycle there is none.
         return self.last_epoch in (arc.start, arc.cycle.end) and not self._fraction
@@ -182,8 +198,8 @@ class CosineRestartLR(LRScheduler):
         self._step_count += 1
         if self.last_epoch > self._warns_after:
             self._warn_of_passed_end()
-        if self.verbose and self._arc != before and self.cycle > 0:
-            peaks = [floor + span for floor, span in self._floors_and_spans]
+        if self.verbose and self._here() != before and self.cycle > 0:
+            peaks = [sum(self._here().floor_and_span(*of_group)) for of_group in zip(self.base_lrs, self.eta_mins)]
             print(f"Step {self.last_epoch}: restart, cycle {self.cycle} of {self.T_i} steps with peak {peaks}")
 
     def _warn_if_optimizer_has_not_stepped(self) -> None:
@@ -205,9 +221,9 @@ class CosineRestartLR(LRScheduler):
         A subclass may override it; what it returns is what ``step()`` writes.
         """
         arc = self._here()
-        if self._computed_for != self.base_lrs:
+        if self._computed_for != self._base_lrs:
             self._floors_and_spans = [arc.floor_and_span(*of_group) for of_group in zip(self.base_lrs, self.eta_mins)]
-            self._computed_for = [*self.base_lrs]
+            self._computed_for = [*self._base_lrs]
         of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
         for floor, span in self._floors_and_spans:  # a comprehension would cost as much as five groups
@@ -224,14 +240,14 @@ class CosineRestartLR(LRScheduler):
         SequentialLR calls it in place of `step` when the turn of a scheduler begins.
         """
         groups = self.optimizer.param_groups
-        if len(groups) != len(self.base_lrs):
+        if len(groups) != len(self._base_lrs):
             self._take_in(groups)
         if epoch is None and self.last_epoch >= 0:
             self.last_epoch += 1
         else:
             self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
         lrs = self.get_lr()
-        if self._initial_lrs is not self._computed_for:  # anew for another arc, or for base_lrs that were set by hand
+        if self._initial_lrs is not self._computed_for:  # anew for another arc, or for base_lrs that were changed
             self._initial_lrs = self._computed_for
             for group, base_lr in zip(groups, self.base_lrs):
                 group["initial_lr"] = base_lr
@@ -258,13 +274,10 @@ class CosineRestartLR(LRScheduler):
         if len(groups) < len(known) and not all("initial_lr" in group for group in groups):
             came = f"{len(groups)} of {len(known)} groups, of which some have none"
             raise ValueError(f"Expected each parameter group that is left to have its initial_lr, but got {came}")
-        if len(groups) > len(known) and known != self._initial_lrs:  # set by hand since the last step
-            for group, base_lr in zip(groups, known):
-                group["initial_lr"] = base_lr
         for index, group in enumerate(groups):
             if "initial_lr" not in group:  # an added group, or one of a state that was saved without a scheduler
-                group["initial_lr"] = known[index] if index < len(known) else _initial_lr(index, group)
-        self.base_lrs = [float(group["initial_lr"]) for group in groups]
+                group["initial_lr"] = known[index] if index < len(known) else _group_lr(index, group)
+        self.base_lrs = [group["initial_lr"] for group in groups]
 
     def _is_in_charge(self) -> bool:
         """Whether the groups hold the learning rates of this scheduler's position, so that it may write there."""
@@ -293,7 +306,7 @@ class CosineRestartLR(LRScheduler):
         # A wrapper may have no hooks, or never call them: the optimizer inside it does. A plain dict does for hooks,
         # although register_step_pre_hook cannot refer to one.
         optimizer, hooks = self.optimizer, []
-        while optimizer is not None:
+        while hasattr(optimizer, "__dict__"):
             hooks.append(vars(optimizer).get("_optimizer_step_pre_hooks", {}))
             hooks[-1][id(join)] = join
             optimizer = getattr(optimizer, "optimizer", None)  # type: ignore[assignment]
@@ -312,18 +325,21 @@ class CosineRestartLR(LRScheduler):
         # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
         position = max(-1, self.last_epoch), self._fraction, self._step_count
         eta_min = self.eta_min, self.eta_min_rate
-        return SavedState(*position, self.base_lrs, self._is_in_charge(), self.schedule, *eta_min)
+        in_charge = self._is_in_charge() and self._last_lr == self.get_lr()  # else base_lrs wait for the next step
+        return SavedState(*position, self.base_lrs, in_charge, self.schedule, *eta_min)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, the initial learning rates and the schedule: plain numbers, strings, lists and dicts.
 
-        A `LambdaLR` (the schedules of transformers) loads it as well, so that a run can change back to one.
+        A `LambdaLR` (the schedules of transformers) and torch's `CosineAnnealingWarmRestarts` load it as well, so that a
+        run can change back to one.
         """
         self._join_added_groups()
         if len(self.optimizer.param_groups) != len(self.base_lrs):
             self._take_in(self.optimizer.param_groups)
             self._last_lr = self.get_lr()
-        return self._state().to_dict() | {"_last_lr": self.get_last_lr()}
+        # The first two are for torch's CosineAnnealingWarmRestarts.
+        return self._state().to_dict() | {"T_cur": self.T_cur, "T_i": self.T_i, "_last_lr": self.get_last_lr()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position and the initial learning rates, and write the learning rates of that position.
@@ -331,9 +347,9 @@ class CosineRestartLR(LRScheduler):
         If the saved scheduler was not in charge of its optimizer when it was saved, for example because you had set a
         learning rate by hand, nothing is written until the next ``step()``.
 
-        The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers. A
-        warning of the logger `hf_warmcos` lists each argument that changes the learning rate of steps already taken.
-        Another warning says so where this scheduler was given another initial learning rate than the saved one, which
+        The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers. Where
+        it changes the learning rate of steps already taken, a warning of the logger `hf_warmcos` lists the arguments
+        that differ. Another warning says so where this scheduler was given another initial learning rate than the saved one, which
         is used.
 
         Args:
@@ -344,21 +360,20 @@ class CosineRestartLR(LRScheduler):
             TypeError, ValueError: If it is not such a state, or one of another number of parameter groups. Nothing
                 is changed then.
         """
-        saved, groups = read_state(state_dict), self.optimizer.param_groups
-        if len(saved.base_lrs) != len(groups):
-            came = f"{len(saved.base_lrs)}: {saved.base_lrs}"
-            raise ValueError(f"Expected base_lrs of {len(groups)} parameter groups, but got {came}")
+        saved = read_state(state_dict)
+        if len(self.optimizer.param_groups) != len(self._base_lrs):
+            self._take_in(self.optimizer.param_groups)
+        given, self.base_lrs = self.base_lrs, saved.base_lrs
         if differences := self._state().differences_from(saved):
             message = "The saved schedule differs from this run's before step %d: %s. This run's schedule is used."
             logger.warning(message, saved.last_epoch, "; ".join(differences))
-        if saved.base_lrs != self.base_lrs:
+        if saved.base_lrs != given:
             message = (
                 "This run was given the initial learning rates %s, but continues with the saved ones, %s. "
                 "To use others, set scheduler.base_lrs after loading."
             )
-            logger.warning(message, sorted({*self.base_lrs}), sorted({*saved.base_lrs}))
+            logger.warning(message, sorted({*given}), sorted({*saved.base_lrs}))
         self.last_epoch, self._fraction, self._step_count = saved.last_epoch, saved.fraction, saved.step_count
-        self.base_lrs = saved.base_lrs
         self._last_lr = self.get_lr()
         if saved.in_charge and saved.last_epoch >= 0:
             self._update_lr(saved.last_epoch + saved.fraction)
@@ -368,16 +383,20 @@ class CosineRestartLR(LRScheduler):
         return f"{type(self).__name__}({self.schedule}, {eta_min}, last_epoch={self.last_epoch})"
 
 
-def _initial_lr(index: int, group: dict[str, Any]) -> float:
+def _group_lr(index: int, group: dict[str, Any]) -> float:
     """The initial learning rate of a parameter group: `initial_lr`, or else `lr`, both checked."""
-    lr = None
-    for key in ("lr", "initial_lr"):
-        lr, name = group.get(key, lr), f"param_groups[{index}][{key!r}]"
-        if not isinstance(lr, Tensor):
-            learning_rate(name, lr)
-        elif lr.numel() != 1 or not lr.is_floating_point() or lr.is_inference():
-            raise ValueError(f"Expected {name} to be one float, outside of inference mode, but got {lr!r}")
-    return float(lr)  # type: ignore[arg-type]
+    lr = _initial_lr(f"param_groups[{index}]['lr']", group.get("lr"))
+    return _initial_lr(f"param_groups[{index}]['initial_lr']", group["initial_lr"]) if "initial_lr" in group else lr
+
+
+def _initial_lr(name: str, lr: Any) -> float:
+    """A learning rate to begin with, checked: a number, or a tensor of one."""
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1 or not lr.is_floating_point() or lr.is_inference() or lr.requires_grad:
+            expected = f"{name} to be one float, without a gradient and outside of inference mode"
+            raise ValueError(f"Expected {expected}, but got {lr!r}")
+        lr = lr.item()
+    return learning_rate(name, lr, (">=", 0))
 
 
 @cache
@@ -408,7 +427,8 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
         T_0 (`float`): Length of the first cycle, in steps.
         T_mult (`float`, *optional*, defaults to 1): Factor on the length of a cycle at each restart, > 0.
         eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle, >= 0.
-        last_epoch (`int`, *optional*, defaults to -1): The last step that was taken; -1 at the start of training.
+        last_epoch (`int`, *optional*, defaults to -1): When training is resumed, the number of steps that were taken,
+            minus 1.
         verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
         warmup_steps (`int`, *optional*, defaults to 0): Length of the warmup, in steps.
         decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.

@@ -91,6 +91,14 @@ def test_cycles_that_end_long_before_the_training_are_told_with_what_would_fill_
     )
 
 
+def test_a_training_that_ends_after_the_last_cycle_is_told_also_where_a_next_one_could_not_hold_its_warmup():
+    schedule = CosineRestartSchedule(9.5, warmup_steps=9, warmup_mode="every_cycle", num_cycles=1)
+    assert misfit(schedule, 100) == (
+        "The learning rate stays at its minimum from step 10 on, for the last 90 of num_training_steps=100. "
+        "Use num_cycles=10 in place of T_0 to end training with a whole cycle."
+    )
+
+
 def test_a_training_that_ends_inside_a_cycle_is_told_with_the_rate_of_each_group():
     assert misfit(CosineRestartSchedule(T_0=300), 1050, [0.1, 0.2], [0, 0.02]) == (
         "Training ends inside a cycle: num_training_steps=1050 is step 150 of the 300 steps of cycle 3, at a learning "

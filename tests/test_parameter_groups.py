@@ -273,6 +273,27 @@ class TestAddedGroups:
         steps = range(3 + steps_between, 7)
         assert advance(optimizer, scheduler, len(steps)) == [expected(step, 0.3, 0.02, 0.4) for step in steps]
 
+    def test_each_group_keeps_its_loaded_initial_learning_rate_when_another_is_removed(self):
+        optimizer = make_optimizer(0.1, 0.02)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        advance(optimizer, scheduler, 2)
+        optimizer.param_groups[0]["lr"] = 0.005  # the scheduler is not in charge
+        state = scheduler.state_dict()
+        optimizer = make_optimizer(0.5, 0.6)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        scheduler.load_state_dict(state)
+        del optimizer.param_groups[0]
+        advance(optimizer, scheduler)
+        assert rates_of(optimizer) == expected(3, 0.02)
+
+    def test_each_group_keeps_the_initial_learning_rate_that_was_set_by_hand_when_another_is_removed(self):
+        optimizer = make_optimizer(0.1, 0.02)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        scheduler.base_lrs = [0.3, 0.2]
+        del optimizer.param_groups[0]
+        advance(optimizer, scheduler)
+        assert rates_of(optimizer) == expected(1, 0.2)
+
     def test_a_state_saved_while_the_scheduler_is_not_in_charge_is_one_of_all_groups(self):
         optimizer = make_optimizer(0.1)
         scheduler = CosineRestartLR(optimizer, SCHEDULE)
@@ -443,6 +464,24 @@ class TestRefusals:
 
 
 class TestWarnings:
+    @pytest.mark.parametrize("change", ["added", "removed"])
+    def test_a_run_that_changes_its_groups_before_it_resumes_as_the_saved_one_did_gives_none(self, change, caplog):
+        def started():
+            optimizer = make_optimizer(0.1, 0.02)
+            scheduler = CosineRestartLR(optimizer, SCHEDULE)
+            if change == "added":
+                optimizer.add_param_group(parameter_group(0.4))
+            else:
+                del optimizer.param_groups[1]
+            return optimizer, scheduler
+
+        run, resumed = started(), started()
+        advance(*run, 5)
+        for of, state in zip(resumed, copy.deepcopy([of.state_dict() for of in run])):
+            of.load_state_dict(state)
+        assert not caplog.records
+        assert advance(*resumed, 20) == advance(*run, 20)
+
     def test_an_initial_learning_rate_that_a_resumed_run_does_not_use_is_named_with_what_to_do(self, caplog):
         optimizer = make_optimizer(0.1, 0.02)
         scheduler = CosineRestartLR(optimizer, SCHEDULE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import decimal
 import math
 import pickle
 import time
@@ -111,6 +112,19 @@ def test_a_curve_over_any_array_of_steps_equals_lr_at(schedule, steps):
 def test_a_curve_takes_steps_of_any_number_type_and_keeps_their_shape(dtype):
     steps = np.array([[3, 120, 7], [0, 99, 50]], dtype=dtype)
     assert_allclose(FIGURE.curve(steps), [[FIGURE.lr_at(int(step)) for step in row] for row in steps], 1e-12)
+
+
+def test_a_curve_takes_steps_that_a_float_cannot_tell_from_a_restart():
+    schedule = CosineRestartSchedule(T_0=2**53 + 1)
+    assert schedule.curve(np.array([2.0**53])).tolist() == [schedule.lr_at(2**53)]
+
+
+def test_a_fit_is_the_same_in_any_decimal_context():
+    with decimal.localcontext() as context:
+        context.prec = 6
+        context.traps[decimal.Inexact] = True
+        schedules = [CosineRestartSchedule.fit(1_000_003, 3), CosineRestartSchedule.fit(1_000_003, 5, T_mult=1.3)]
+    assert schedules == [CosineRestartSchedule.fit(1_000_003, 3), CosineRestartSchedule.fit(1_000_003, 5, T_mult=1.3)]
 
 
 def test_a_curve_of_no_steps_is_empty():

@@ -186,9 +186,15 @@ def test_at_cycle_end_is_true_after_the_last_update_of_each_cycle():
     assert scheduler.at_cycle_end
 
 
-def test_verbose_prints_one_line_at_each_restart(capsys):
+class WithRatesOfItsOwn(Scheduler):
+    def get_lr(self):
+        return [0.123 for _ in self.base_lrs]
+
+
+@pytest.mark.parametrize("scheduler_class", [Scheduler, WithRatesOfItsOwn])
+def test_verbose_prints_one_line_at_each_restart(capsys, scheduler_class):
     optimizer = make_optimizer(0.1)
-    scheduler = Scheduler(optimizer, 10, 2, decay=0.5, verbose=True)
+    scheduler = scheduler_class(optimizer, 10, 2, decay=0.5, verbose=True)
     assert capsys.readouterr().out == ""
     advance(optimizer, scheduler, 75)
     assert capsys.readouterr().out.splitlines() == [
@@ -458,6 +464,76 @@ def test_a_schedule_of_transformers_goes_on_from_a_state_of_this_one_and_back(ca
         rates_of(back.optimizer) == back.get_last_lr() == [back.schedule.lr_at(14, base_lr) for base_lr in (0.1, 0.02)]
     )
     assert not caplog.records
+
+
+@pytest.mark.parametrize("T_mult", [1, 2])
+def test_torchs_class_continues_from_a_state_of_this_one(T_mult):
+    optimizer, torchs_optimizer = make_optimizer(0.1, 0.02), make_optimizer(0.1, 0.02)
+    scheduler = Scheduler(optimizer, 10, T_mult)
+    advance(optimizer, scheduler, 13)
+    torchs = CosineAnnealingWarmRestarts(torchs_optimizer, 10, T_mult)
+    torchs_optimizer.load_state_dict(optimizer.state_dict())
+    torchs.load_state_dict(torch_saved_and_loaded(scheduler.state_dict()))
+    assert advance(torchs_optimizer, torchs, 50) == advance(optimizer, scheduler, 50)
+    # What it carries along from this one is out of date by then.
+    back = Scheduler(make_optimizer(0.1, 0.02), 10, T_mult)
+    back.load_state_dict(torchs.state_dict())
+    assert (back.last_epoch, back.get_last_lr()) == (63, scheduler.get_last_lr())
+
+
+@pytest.mark.parametrize(
+    ("base_lrs", "message"),
+    [
+        ([0.3], "Expected base_lrs of 2 parameter groups, but got 1"),
+        ([0.3] * 3, "Expected base_lrs of 2 parameter groups, but got 3"),
+        ([0.3, math.nan], r"base_lrs\[1\]"),
+        ([-0.3, 0.3], r"Expected base_lrs\[0\] >= 0"),
+        (["x", 0.3], r"base_lrs\[0\]"),
+    ],
+)
+def test_initial_learning_rates_that_are_none_are_refused_where_they_are_set(base_lrs, message):
+    optimizer = make_optimizer(0.1, 0.02)
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler)
+    before = copy.deepcopy((scheduler.state_dict(), optimizer.state_dict()["param_groups"]))
+    with pytest.raises((TypeError, ValueError), match=message):
+        scheduler.base_lrs = base_lrs
+    assert (scheduler.state_dict(), optimizer.state_dict()["param_groups"]) == before
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_initial_learning_rates_of_any_kind_of_number_are_kept_as_floats(kind):
+    optimizer = make_optimizer(0.1, 0.02)
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler)
+    scheduler.base_lrs = kind([0.5, 0.25])
+    advance(optimizer, scheduler)
+    assert scheduler.base_lrs == [0.5, 0.25]
+    assert {type(lr) for lr in (*scheduler.base_lrs, *scheduler.get_last_lr())} == {float}
+    assert torch_saved_and_loaded(scheduler.state_dict())["base_lrs"] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
+def test_initial_learning_rates_that_were_set_before_a_save_wait_for_the_next_step_as_without_it(order):
+    optimizer = make_optimizer(0.1)
+    scheduler = Scheduler(optimizer, 10)
+    advance(optimizer, scheduler, 3)
+    scheduler.base_lrs = [0.3]
+    states = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    resumed_optimizer = make_optimizer(0.1)
+    resumed = Scheduler(resumed_optimizer, 10)
+    pairs = [(resumed_optimizer, states[0]), (resumed, states[1])]
+    for of, state in pairs if order == "optimizer first" else pairs[::-1]:
+        of.load_state_dict(state)
+    assert advance(resumed_optimizer, resumed, 5) == advance(optimizer, scheduler, 5)
+
+
+@pytest.mark.parametrize("lr", [-0.1, torch.tensor(-0.1), torch.tensor(math.nan), torch.tensor(1e200).double()])
+def test_a_group_whose_learning_rate_is_none_is_refused_by_name(lr):
+    optimizer = make_optimizer(0.1, lr)
+    with pytest.raises(ValueError, match=r"Expected param_groups\[1\]\['lr'\]"):
+        Scheduler(optimizer, 10)
+    assert all("initial_lr" not in group for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,15 @@ def test_a_wrapper_that_builds_its_list_anew_at_each_access_is_served():
         scheduler.step()
 
 
+def test_an_optimizer_may_have_an_attribute_of_the_name_optimizer_that_is_none():
+    optimizer = make_optimizer()
+    optimizer.optimizer = "sgd"
+    scheduler = Scheduler(optimizer, 10)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    optimizer.step()
+    assert rates_of(optimizer) == [scheduler.schedule.lr_at(0, base_lr) for base_lr in (0.5, 0.02, 0.4)]
+
+
 @pytest.mark.parametrize("add", ["add_param_group", "append", "extend", "new list"])
 def test_a_group_that_is_added_joins_at_the_current_position_with_the_next_update(add):
     optimizer = make_optimizer()
