@@ -60,7 +60,8 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
 
     Choose one way to set the lengths of the cycles. `num_training_steps` with `num_cycles`: the cycles are fitted into
     the training, so that the last one ends with it. `T_0`: the steps of the first cycle; the restarts then never end,
-    unless `num_cycles` says how many cycles there are. `cycles`: a list.
+    unless `num_cycles` says how many cycles there are. `cycles`: a list. With the last two, `num_training_steps` only
+    gives a warning if training ends inside a cycle or long after the last one.
 
     Args:
         optimizer ([`~torch.optim.Optimizer`]):
@@ -72,7 +73,7 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
         num_cycles (`int`, *optional*):
             The number of cycles; with `num_training_steps` alone it defaults to 1.
         last_epoch (`int`, *optional*, defaults to -1):
-            The index of the last epoch when resuming training.
+            When resuming training, the number of steps that were taken, minus 1.
         decay (`float`, *optional*, defaults to 1.0):
             The factor on the peak at each restart, 0 < decay <= 1.
         T_0 (`float`, *optional*):
@@ -101,8 +102,9 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
         [`CosineRestartLR`] with the appropriate schedule.
 
     Raises:
-        TypeError, ValueError: If an argument is unknown, of the wrong type or out of its range, if both or none of two
-            alternatives are given, or if the cycles or the warmup do not fit. The optimizer is then as it was.
+        TypeError, ValueError: If an argument is unknown, of the wrong type or out of its range, if both `min_lr` and
+            `min_lr_rate` or both `T_0` and `cycles` are given, if nothing sets the lengths of the cycles, or if the
+            cycles or the warmup do not fit. The optimizer is then as it was.
 
     Example:
 
@@ -117,8 +119,9 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
 
     ```
 
-    Source: with `decay=1`, the learning rates of `transformers.get_cosine_with_hard_restarts_schedule_with_warmup`;
-    `min_lr` and `min_lr_rate` as in `transformers.get_cosine_with_min_lr_schedule_with_warmup`.
+    Source: with `decay=1`, the learning rates of `transformers.get_cosine_with_hard_restarts_schedule_with_warmup`,
+    with restarts that are rounded to whole steps; `min_lr` and `min_lr_rate` as in
+    `transformers.get_cosine_with_min_lr_schedule_with_warmup`.
     """
     schedule = schedule_from_arguments(
         num_warmup_steps,

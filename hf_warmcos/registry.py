@@ -34,14 +34,14 @@ def register(**arguments: Any) -> ExitStack:
 
     That is every plain `Trainer`, every tool that has one inside, every call of `get_scheduler` of transformers and of
     diffusers, imported already or later. What the tool passes goes to
-    [`get_cosine_restarts_with_decay_and_warmup_schedule`]; without `decay`, `T_mult` and the like the learning rates
-    are those of the built-in schedule.
+    [`get_cosine_restarts_with_decay_and_warmup_schedule`]. With the arguments of the built-in schedule alone, the
+    learning rates are those of the built-in one, except that restarts are rounded to whole steps.
 
-    The arguments given here hold, whatever the tool passes: diffusers passes `num_cycles=1` where nobody asked for it,
-    and many scripts have no way to pass `T_mult`. Where `T_0` or `cycles` is given, the tool's `num_cycles` is not
+    The arguments given here replace those that the tool passes: diffusers passes `num_cycles=1` where nobody asked for
+    it, and many scripts have no way to pass `T_mult`. Where `T_0` or `cycles` is given, the tool's `num_cycles` is not
     used.
 
-    Of several registrations the latest holds, with its arguments alone.
+    Of several registrations, the latest one is used, with its arguments alone.
 
     Args:
         arguments (*optional*): Those of [`get_cosine_restarts_with_decay_and_warmup_schedule`], without `optimizer`,

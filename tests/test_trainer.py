@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 import transformers
+from code_blocks import code_blocks, run_blocks
 from datasets import Dataset
 from example_runs import free_port
 from optimizers import make_optimizer
@@ -591,6 +592,20 @@ class TestResuming:
     def test_where_there_is_no_checkpoint_is_an_error_that_says_what_to_do(self, tmp_path):
         with pytest.raises(ValueError, match=r"but there is none\. Start without resume_from_checkpoint\.$"):
             self.resume(tmp_path, True)
+
+    def test_continues_with_another_initial_learning_rate_by_the_callback_of_the_troubleshooting_page(self, tmp_path):
+        page = "docs/troubleshooting.md"
+        (block,) = (block for block in code_blocks(page, "python") if "NewInitialLearningRate" in block)
+        callback = run_blocks([block], page)["NewInitialLearningRate"]()
+        args = training_arguments(tmp_path, max_steps=12, save_steps=6, save_strategy="steps")
+        WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(64)).train()
+        shutil.rmtree(tmp_path / "checkpoint-12")
+        args = training_arguments(tmp_path, max_steps=12, learning_rate=BASE_LR / 4)
+        trainer = WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(64), callbacks=[callback])
+        trainer.train(resume_from_checkpoint=True)
+        schedule = CosineRestartSchedule.fit(12)
+        initial = [BASE_LR] * 6 + [BASE_LR / 4] * 6
+        assert logged_rates(trainer) == [schedule.lr_at(step, lr) for step, lr in enumerate(initial)]
 
     def test_from_a_path_or_from_nothing_is_as_in_a_plain_trainer(self, run, output_dir):
         resumed = self.resume(output_dir, output_dir / "checkpoint-6")
