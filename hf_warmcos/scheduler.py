@@ -331,8 +331,8 @@ class CosineRestartLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return the position, the initial learning rates and the schedule: plain numbers, strings, lists and dicts.
 
-        A `LambdaLR` (the schedules of transformers) and torch's `CosineAnnealingWarmRestarts` load it as well, so that a
-        run can change back to one.
+        A `LambdaLR` (the schedules of transformers) and torch's `CosineAnnealingWarmRestarts` load it as well, so that
+        a run can change back to one.
         """
         self._join_added_groups()
         if len(self.optimizer.param_groups) != len(self.base_lrs):
@@ -347,10 +347,10 @@ class CosineRestartLR(LRScheduler):
         If the saved scheduler was not in charge of its optimizer when it was saved, for example because you had set a
         learning rate by hand, nothing is written until the next ``step()``.
 
-        The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers. Where
-        it changes the learning rate of steps already taken, a warning of the logger `hf_warmcos` lists the arguments
-        that differ. Another warning says so where this scheduler was given another initial learning rate than the saved one, which
-        is used.
+        The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers.
+        Where it changes the learning rate of steps already taken, a warning of the logger `hf_warmcos` lists the
+        arguments that differ. Another warning says so where this scheduler was given another initial learning rate than
+        the saved one, which is used.
 
         Args:
             state_dict (`dict`): What `state_dict()` of this class, of torch's `CosineAnnealingWarmRestarts` or of a
