@@ -67,6 +67,8 @@ def schedule_from_arguments(
     if num_training_steps is None:
         came = "T_0=None, cycles=None and num_training_steps=None"
         raise ValueError(f"Expected one of T_0, cycles and num_training_steps, but got {came}")
+    if num_cycles is None and (decay != 1 or T_mult != 1):
+        raise ValueError(f"Expected num_cycles with decay or T_mult, but got num_cycles=None, {decay=} and {T_mult=}")
     return CosineRestartSchedule.fit(num_training_steps, 1 if num_cycles is None else num_cycles, **shape)
 
 

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from hf_warmcos import __version__
 from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
-from hf_warmcos.checks import MOST_STEPS, real_number
+from hf_warmcos.checks import MOST_STEPS, learning_rate
 from hf_warmcos.options import Parser, add_schedule_options, add_training_options, schedule_arguments
 from hf_warmcos.past_run import Comparison, PastRun
 from hf_warmcos.plotting import YSCALES, default_num_steps, save_picture
@@ -143,7 +143,7 @@ def _plan(options: Namespace, past_run: PastRun | None) -> _Plan:
         raise ValueError("give one of --num_training_steps, --T_0, --cycles")
     if num_training_steps is not None and 0 < given["num_warmup_steps"] < 1:  # a fraction, as in TrainingArguments
         given["num_warmup_steps"] = math.ceil(given["num_warmup_steps"] * num_training_steps)
-    base_lr = float(real_number("lr", options.lr, (">=", 0)))
+    base_lr = learning_rate("lr", options.lr, (">=", 0))
     minimum = eta_min_from_arguments(given.pop("min_lr", None), given.pop("min_lr_rate", None))
     eta_min = base_lr * (minimum["eta_min_rate"] or 0.0) or minimum["eta_min"] or 0.0
     schedule = schedule_from_arguments(**given)

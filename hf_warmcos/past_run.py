@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
 from hf_warmcos.schedule import CosineRestartSchedule
 
+# The JSON that TensorBoard exports is a list of lists of these values; its CSV has them as columns.
+_OF_TENSORBOARD = ("Wall time", "Step", "Value")
+
 
 class PastRun(NamedTuple):
     """The learning rates that a run logged.
@@ -38,7 +41,7 @@ class PastRun(NamedTuple):
 
         Args:
             path (`str`): A checkpoint's folder, a `trainer_state.json`, or a log: a dumped `log_history`, JSON lines,
-                or a CSV that TensorBoard or Weights & Biases exported.
+                or a file that TensorBoard or Weights & Biases exported.
 
         Raises:
             OSError, ValueError: If the file cannot be read or logs no learning rate. The message names the file.
@@ -154,7 +157,9 @@ def _entries(text: str) -> tuple[list[dict[str, Any]], Any]:
     except ValueError:
         state = json.loads("[" + ",\n".join(line.strip() or "null" for line in text.splitlines()) + "]")
     state = state if isinstance(state, dict) else {"log_history": state}
-    return [entry for entry in state.get("log_history", [state]) if isinstance(entry, dict)], state.get("max_steps")
+    entries = state.get("log_history", [state])
+    entries = [dict(zip(_OF_TENSORBOARD, entry)) if isinstance(entry, list) else entry for entry in entries]
+    return [entry for entry in entries if isinstance(entry, dict)], state.get("max_steps")
 
 
 def _column(names: list[str], *endings: str) -> str:

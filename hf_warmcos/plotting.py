@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_warmcos.checks import MOST_STEPS, real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, learning_rate, whole_number
 from hf_warmcos.schedule import Arc, CosineRestartSchedule
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ def plot_schedule(
 
     ```
     """
-    curves = _curves(schedules, real_number("base_lr", base_lr), real_number("eta_min", eta_min))
+    curves = _curves(schedules, learning_rate("base_lr", base_lr), learning_rate("eta_min", eta_min))
     if num_steps is None:
         num_steps = max(default_num_steps(schedule) for _, schedule, _, _ in curves)
-    num_steps = whole_number("num_steps", num_steps, (">=", 1))
+    num_steps = whole_number("num_steps", num_steps, (">=", 1), ("<=", MOST_STEPS))
     if yscale not in YSCALES:
         raise ValueError(f"Expected yscale to be one of {', '.join(YSCALES)}, but got {yscale=}")
     if logged is not None and (len(logged) != 2 or len(logged[0]) != len(logged[1])):

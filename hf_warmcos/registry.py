@@ -21,7 +21,8 @@ NAME = "cosine_with_restarts"
 _MODULES = ("transformers.optimization", "diffusers.optimization")
 
 # Where a registration gives the first, it replaces what the tool passes for the others.
-_IN_PLACE_OF = {"T_0": {"num_cycles"}, "cycles": {"num_cycles", "T_0", "T_mult", "decay"}}
+_IN_PLACE_OF = {name: {"cycles"} for name in ("num_cycles", "T_mult", "decay")}
+_IN_PLACE_OF |= {"T_0": {"num_cycles", "cycles"}, "cycles": {"num_cycles", "T_0", "T_mult", "decay"}}
 _IN_PLACE_OF |= {"min_lr": {"min_lr_rate"}, "min_lr_rate": {"min_lr"}}
 
 _lock = threading.RLock()

@@ -3,7 +3,7 @@
 There, "cosine_with_restarts" means this schedule wherever transformers or
 diffusers looks a scheduler up by its name: give the command this name.
 The command supplies the learning rate, the number of steps and the warmup.
-The options given here hold, whatever the command passes.
+The options given here replace the values that the command passes.
 SCRIPT.py and -m MODULE run with this Python.
 
 examples:
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
         check_arguments(**schedule)
     except (ValueError, TypeError, ArithmeticError) as error:
         parser.error(str(error))
-    if not command:
+    if not any(command[:1]):
         parser.error("Expected COMMAND, SCRIPT.py or -m MODULE, but got none")
     if command[0] == "-m" or command[0].endswith(".py"):
         command = [sys.executable, *_python_flags(), *command]

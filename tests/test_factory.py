@@ -94,6 +94,13 @@ def test_min_lr_is_one_rate_for_all_and_min_lr_rate_a_share_of_each():
         assert rates(optimizer, scheduler, 12)[10:] == [pytest.approx(minima)] * 2
 
 
+@pytest.mark.parametrize("arguments", [{"decay": 0.5}, {"T_mult": 2}])
+def test_decay_and_T_mult_of_a_single_cycle_that_nobody_asked_for_are_an_error(arguments):
+    with pytest.raises(ValueError, match="Expected num_cycles with decay or T_mult, but got num_cycles=None"):
+        get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 0, 10, **arguments)
+    get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 0, 10, num_cycles=1, **arguments)
+
+
 def test_it_goes_on_at_last_epoch():
     optimizer = make_optimizer(0.1)
     optimizer.param_groups[0]["initial_lr"] = 0.1

@@ -48,19 +48,21 @@ def run(tmp_path_factory):
     trainer.train()
     trainer.save_state()
     (folder / "log_history.json").write_text(json.dumps(trainer.state.log_history))
-    (folder / "tensorboard.csv").write_text(tensorboard_csv(folder, "train/learning_rate"))
+    of_tensorboard = scalars_plugin.OutputFormat
+    (folder / "tensorboard.csv").write_text(exported(folder, "train/learning_rate", of_tensorboard.CSV))
+    (folder / "tensorboard.json").write_text(json.dumps(exported(folder, "train/learning_rate", of_tensorboard.JSON)))
     return folder
 
 
-def tensorboard_csv(folder, tag):
-    """The CSV that TensorBoard's page offers for download."""
+def exported(folder, tag, form):
+    """What TensorBoard's page offers for download."""
     (events,) = folder.glob("**/events.out.tfevents.*")
     multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRun(str(events.parent), "train").Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(events.parent))
     context = base_plugin.TBContext(multiplexer=multiplexer, data_provider=provider)
     plugin = scalars_plugin.ScalarsPlugin(context)
-    text, _ = plugin.scalars_impl(RequestContext(), tag, "train", "", scalars_plugin.OutputFormat.CSV)
-    return text
+    values, _ = plugin.scalars_impl(RequestContext(), tag, "train", "", form)
+    return values
 
 
 @pytest.fixture
@@ -70,7 +72,13 @@ def trainer_state(run):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("trainer_state.json", 30), ("checkpoint-20", 20), ("log_history.json", 30), ("tensorboard.csv", 30)],
+    [
+        ("trainer_state.json", 30),
+        ("checkpoint-20", 20),
+        ("log_history.json", 30),
+        ("tensorboard.csv", 30),
+        ("tensorboard.json", 30),
+    ],
 )
 def test_a_trainers_log_of_the_planned_schedule_matches_it_in_each_form(name, count, run, capsys):
     assert main(["table", *PLAN, "--decay", "0.75", "--from", str(run / name)]) == 0

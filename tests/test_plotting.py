@@ -206,6 +206,15 @@ assert not {"matplotlib.pyplot", "torch"} & {*sys.modules}
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("arguments", [{"base_lr": 1e200}, {"eta_min": 1e200}, {"num_steps": 2**70}])
+def test_a_wrong_argument_is_named_before_a_figure_is_made(arguments):
+    from matplotlib import pyplot
+
+    with pytest.raises(ValueError, match=f"Expected {next(iter(arguments))} "):
+        plot_schedule(CosineRestartSchedule(T_0=10), **arguments)
+    assert not pyplot.get_fignums()
+
+
 def test_without_axes_a_new_figure_of_pyplot_holds_the_picture():
     from matplotlib import pyplot
 

@@ -16,6 +16,7 @@ from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_
 from transformers import Trainer
 
 from hf_warmcos import CosineRestartSchedule, WarmCosTrainer, register, unregister
+from hf_warmcos.arguments import schedule_from_arguments
 
 LIBRARIES = pytest.mark.parametrize(
     "library", [transformers.optimization, diffusers.optimization], ids=["transformers", "diffusers"]
@@ -98,6 +99,13 @@ def test_the_num_cycles_that_diffusers_passes_unasked_does_not_end_restarts_of_g
             "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
         )
     assert schedule_of(scheduler) == CosineRestartSchedule(T_0=10, warmup_steps=5, warmup_mode="prefix")
+
+
+@pytest.mark.parametrize("given", [{"num_cycles": 3}, {"T_0": 10}, {"num_cycles": 3, "T_mult": 2, "decay": 0.5}])
+def test_lengths_given_one_way_hold_over_cycles_that_a_tool_lists(given):
+    with register(**given):
+        schedule = schedule_of(entry()(make_optimizer(), 5, 25, cycles=[8, [12, 0.5]]))
+    assert schedule == schedule_from_arguments(5, 25, **given)
 
 
 @pytest.mark.parametrize(("given", "passed"), [("min_lr", "min_lr_rate"), ("min_lr_rate", "min_lr")])
@@ -213,8 +221,9 @@ def in_a_new_process(code):
 def test_holds_for_a_library_that_is_imported_afterwards_with_the_environment_of_then(library):
     in_a_new_process(f"""
 import os, sys
+from hf_warmcos.arguments import schedule_from_arguments
 from hf_warmcos.registry import register, unregister
-register(decay=0.5)
+register(decay=0.5, num_cycles=2)
 assert not [name for name in ("transformers", "diffusers") if name in sys.modules]
 os.environ["HF_HOME"] = "/said/by/the/script"
 import torch

@@ -163,6 +163,7 @@ class TestBeforeAnythingStarts:
             (["--decay"], 2, "argument --decay: expected one argument"),
             ([], 2, "Expected COMMAND, SCRIPT.py or -m MODULE, but got none"),
             (["--decay=0.5", "--"], 2, "Expected COMMAND, SCRIPT.py or -m MODULE, but got none"),
+            ([""], 2, "Expected COMMAND, SCRIPT.py or -m MODULE, but got none"),
             (["no-such-command", "{script}"], 127, "no-such-command: No such file or directory"),
             (["{folder}"], 127, "Permission denied"),
             (["{folder}/not executable"], 127, "Permission denied"),
