@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         # 2. The model and the data. All processes begin with the same weights, but each has a dropout of its own.
         set_seed(args.seed)
-        model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
+        model, tokenizer = load_model_and_tokenizer(data_args)
         with accelerator.main_process_first():
             blocks: Any = load_blocks(data_args, tokenizer)
         set_seed(args.seed, device_specific=True)

@@ -49,16 +49,21 @@ def expect_at_least(arguments: Any, **minimums: float) -> None:
             raise ValueError(f"Expected --{name} >= {minimum}, but got {value}")
 
 
-def load_model_and_tokenizer(name_or_path: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model_and_tokenizer(arguments: ModelAndDataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a causal language model and its tokenizer: a pretrained one by name, or a small untrained GPT-2."""
-    if name_or_path is not None:
-        return AutoModelForCausalLM.from_pretrained(name_or_path), AutoTokenizer.from_pretrained(name_or_path)
-    tokenizer = ByT5Tokenizer()
-    end = tokenizer.eos_token_id
-    tokens = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=256, n_embd=128, n_layer=4, n_head=4, **tokens)
-    model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"  # transformers cannot tell it from the name of this class, and would warn
+    if (name := arguments.model_name_or_path) is not None:
+        model: Any = AutoModelForCausalLM.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    else:
+        tokenizer = ByT5Tokenizer()
+        end = tokenizer.eos_token_id
+        tokens = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
+        config = GPT2Config(vocab_size=len(tokenizer), n_positions=256, n_embd=128, n_layer=4, n_head=4, **tokens)
+        model = GPT2LMHeadModel(config)
+        model.loss_type = "ForCausalLM"  # transformers cannot tell it from the name of this class, and would warn
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    if 0 < positions < arguments.block_size:
+        raise ValueError(f"Expected --block_size <= {positions}, the model's positions, but got {arguments.block_size}")
     return model, tokenizer
 
 

@@ -20,8 +20,9 @@ NUM_TRAINING_STEPS = 60
 
 def main() -> None:
     torch.manual_seed(0)
-    model, tokenizer = load_model_and_tokenizer()
-    blocks = load_blocks(ModelAndDataArguments(), tokenizer)
+    arguments = ModelAndDataArguments()
+    model, tokenizer = load_model_and_tokenizer(arguments)
+    blocks = load_blocks(arguments, tokenizer)
     train: Any = blocks["train"]
     loader: DataLoader = DataLoader(train, batch_size=8, shuffle=True, drop_last=True, collate_fn=default_data_collator)
     held_out = default_data_collator([blocks["validation"][i] for i in range(0, 140, 7)])

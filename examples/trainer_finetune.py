@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     # 1. The model and the data. The first process prepares them and the others find them in the cache.
     with training_args.main_process_first():
-        model, tokenizer = load_model_and_tokenizer(data_args.model_name_or_path)
+        model, tokenizer = load_model_and_tokenizer(data_args)
         blocks = load_blocks(data_args, tokenizer)
 
     # 2. The trainer. It knows the number of updates and fits the cycles into it.
