@@ -39,7 +39,7 @@ class FinetuneArguments:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Micro-batches per update."})
     learning_rate: float = field(default=2e-3, metadata={"help": "The initial learning rate: peak of the first cycle."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of all but biases and norms."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradients to this norm."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradients to this norm. 0: no clipping."})
     num_train_epochs: float = field(default=1, metadata={"help": "Passes over the training data."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Updates, in place of --num_train_epochs."})
     extend_cycles: int | None = field(default=None, metadata={"help": "Append cycles that end at --max_train_steps."})
@@ -51,7 +51,7 @@ class FinetuneArguments:
 
     def __post_init__(self) -> None:
         expect_at_least(self, max_train_steps=1, gradient_accumulation_steps=1, extend_cycles=1)
-        expect_at_least(self, checkpointing_steps=1, save_total_limit=1)
+        expect_at_least(self, checkpointing_steps=1, save_total_limit=1, max_grad_norm=0)
 
 
 @one_line_errors(ValueError)

@@ -17,6 +17,10 @@ from safetensors.torch import load_file
 
 from hf_warmcos import CosineRestartSchedule
 
+sys.path.insert(0, str(EXAMPLES))
+
+from finetune_arguments import parse_arguments
+
 pytestmark = pytest.mark.slow
 
 
@@ -225,12 +229,16 @@ def test_it_saves_at_the_end_of_each_cycle_and_every_so_many_updates(small, tmp_
 
 
 def test_gradient_accumulation_gives_the_updates_of_one_large_batch(small, tmp_path):
-    """Without dropout the loss of an update is the mean over its samples, in one batch of 8 or in 4 of 2."""
+    """Without dropout the loss of an update is the mean over its samples, in one batch of 8 or in 4 of 2.
+
+    No gradient is clipped: by `--max_grad_norm=0`, or because the norm is out of reach.
+    """
     text = next(option for option in small if option.startswith("--train_file"))
     options = [text, "--block_size=16", "--max_train_steps=6", f"--model_name_or_path={tmp_path / 'model'}"]
     make_tiny_model(tmp_path / "model", dropout=0.0)
-    train(options, tmp_path / "large", "--per_device_train_batch_size=8")
-    train(options, tmp_path / "small", "--per_device_train_batch_size=2", "--gradient_accumulation_steps=4")
+    train(options, tmp_path / "large", "--per_device_train_batch_size=8", "--max_grad_norm=0")
+    small_batches = ("--per_device_train_batch_size=2", "--gradient_accumulation_steps=4")
+    train(options, tmp_path / "small", *small_batches, "--max_grad_norm=1e9")
     for large, small_ in zip(read_metrics(tmp_path / "large"), read_metrics(tmp_path / "small")):
         assert large.pop("loss") == pytest.approx(small_.pop("loss"), rel=1e-4)
         assert large == small_
@@ -300,6 +308,19 @@ def test_a_wrong_option_gives_one_clear_line_before_anything_is_written(small, t
     assert expected in errors[0]
     assert "Traceback" not in run.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--max_grad_norm=-1"], "Expected --max_grad_norm >= 0, but got -1.0"),
+        (["--max_grad_norm=nan"], "Expected --max_grad_norm >= 0, but got nan"),
+    ],
+)
+def test_options_that_would_train_nothing_or_have_no_effect_are_refused(capsys, options, expected):
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments(["--output_dir=nowhere", *options])
+    assert capsys.readouterr().err == f"accelerate_finetune.py: error: {expected}\n"
 
 
 def test_it_reads_in_at_most_220_lines():
