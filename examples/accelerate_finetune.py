@@ -113,8 +113,10 @@ def main(arguments: list[str] | None = None) -> None:
 
         # 3. The number of updates. Each takes gradient_accumulation_steps batches on each process.
         updates_per_epoch = math.ceil(len(train_data) // samples_per_batch / args.gradient_accumulation_steps)
-        updates = max(1, round(args.num_train_epochs * updates_per_epoch))
+        updates = max(1, round((args.num_train_epochs or 1) * updates_per_epoch))
         state.max_train_steps = args.max_train_steps or state.max_train_steps or updates
+        if args.num_train_epochs and not args.max_train_steps and state.max_train_steps != updates:
+            accelerator.print(f"The run keeps its {state.max_train_steps} updates: --max_train_steps changes them")
 
         # 4. The optimizer and its schedule. Biases and norms do not decay.
         without_decay = re.compile("bias|ln_|norm")
@@ -124,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
         optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
         state.schedule = plan_schedule(args, schedule_args, state)
         scheduler: Any = get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, **state.schedule)
+        if (end := scheduler.schedule.end or math.inf) < state.max_train_steps:
+            accelerator.print(f"After update {end} the learning rate is at its minimum: --extend_cycles appends cycles")
         model, optimizer, train_dataloader, eval_dataloader, scheduler = accelerator.prepare(
             model, optimizer, train_dataloader, eval_dataloader, scheduler
         )

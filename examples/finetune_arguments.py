@@ -40,7 +40,7 @@ class FinetuneArguments:
     learning_rate: float = field(default=2e-3, metadata={"help": "The initial learning rate: peak of the first cycle."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of all but biases and norms."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradients to this norm. 0: no clipping."})
-    num_train_epochs: float = field(default=1, metadata={"help": "Passes over the training data."})
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs of a new run. Default: 1."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Updates, in place of --num_train_epochs."})
     extend_cycles: int | None = field(default=None, metadata={"help": "Append cycles that end at --max_train_steps."})
     extend_decay: float | None = field(default=None, metadata={"help": "Factor on the peak at each appended restart."})
@@ -52,6 +52,11 @@ class FinetuneArguments:
     def __post_init__(self) -> None:
         expect_at_least(self, max_train_steps=1, gradient_accumulation_steps=1, extend_cycles=1)
         expect_at_least(self, checkpointing_steps=1, save_total_limit=1, max_grad_norm=0)
+        if self.num_train_epochs is not None and not 0 < self.num_train_epochs < float("inf"):
+            raise ValueError(f"Expected --num_train_epochs > 0 and finite, but got {self.num_train_epochs}")
+        for option, needed in (("extend_cycles", "max_train_steps"), ("extend_decay", "extend_cycles")):
+            if getattr(self, option) is not None and getattr(self, needed) is None:
+                raise ValueError(f"Expected --{option} together with --{needed}, but got it alone")
 
 
 @one_line_errors(ValueError)

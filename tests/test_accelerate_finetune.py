@@ -315,6 +315,14 @@ def test_a_wrong_option_gives_one_clear_line_before_anything_is_written(small, t
     [
         (["--max_grad_norm=-1"], "Expected --max_grad_norm >= 0, but got -1.0"),
         (["--max_grad_norm=nan"], "Expected --max_grad_norm >= 0, but got nan"),
+        (["--num_train_epochs=0"], "Expected --num_train_epochs > 0 and finite, but got 0.0"),
+        (["--num_train_epochs=-1"], "Expected --num_train_epochs > 0 and finite, but got -1.0"),
+        (["--num_train_epochs=inf"], "Expected --num_train_epochs > 0 and finite, but got inf"),
+        (["--extend_cycles=1"], "Expected --extend_cycles together with --max_train_steps, but got it alone"),
+        (
+            ["--max_train_steps=9", "--extend_decay=0.5"],
+            "Expected --extend_decay together with --extend_cycles, but got it alone",
+        ),
     ],
 )
 def test_options_that_would_train_nothing_or_have_no_effect_are_refused(capsys, options, expected):

@@ -273,15 +273,21 @@ class TestOfTheAccelerateExample:
         assert state["samples_seen"] == 20 * 4
         assert state["epoch"] == short_state["epoch"] + 1
         assert [evaluation["step"] for evaluation in state["evaluations"]] == [24, 44]
-        assert "other training data" not in run(output_dir, data=data)
+        output = run(output_dir, "--num_train_epochs=5", data=data)
+        assert "other training data" not in output
+        assert "The run keeps its 44 updates: --max_train_steps changes them" in output
+        assert len(read_metrics(output_dir)) == 44
 
     def test_only_the_newest_checkpoints_are_kept(self, run, tmp_path):
         output_dir = tmp_path / "run"
         options = ("--max_train_steps=12", "--checkpointing_steps=2", "--save_total_limit=2")
-        run(output_dir, *options)
+        at_the_minimum = "After update 12 the learning rate is at its minimum: --extend_cycles appends cycles"
+        assert at_the_minimum not in run(output_dir, *options)
         assert {path.name for path in output_dir.glob("step_*")} == {"step_10", "step_12"}
         assert not list(output_dir.glob(".*incomplete"))
-        assert "step_12" in run(output_dir, *options, "--max_train_steps=14")
+        output = run(output_dir, *options, "--max_train_steps=14")
+        assert "step_12" in output
+        assert at_the_minimum in output
         assert {path.name for path in output_dir.glob("step_*")} == {"step_12", "step_14"}
 
 
