@@ -4,9 +4,9 @@
     accelerate launch examples/trainer_finetune.py --output_dir /tmp/run
 
 The model and the text are those of accelerate_finetune.py. All options of `TrainingArguments` work. The schedule is one
-of them, as JSON:
+of them, as JSON. A warmup below 1 is a fraction of all steps (transformers 4: `--warmup_steps 0 --warmup_ratio 0.05`):
 
-    --warmup_steps 100 --lr_scheduler_kwargs '{"num_cycles": 3, "T_mult": 2, "min_lr_rate": 0.1}'
+    --warmup_steps 0.05 --lr_scheduler_kwargs '{"num_cycles": 3, "T_mult": 2, "min_lr_rate": 0.1}'
 
 As with any Trainer, the same command trains anew. To continue a run, add `--resume_from_checkpoint true`.
 """
@@ -14,7 +14,6 @@ As with any Trainer, the same command trains anew. To continue a run, add `--res
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 from causal_lm_data import ModelAndDataArguments, load_blocks, load_model_and_tokenizer
 from transformers import HfArgumentParser, TrainingArguments, default_data_collator, set_seed
@@ -22,29 +21,13 @@ from transformers import HfArgumentParser, TrainingArguments, default_data_colla
 from hf_warmcos import CycleEndCallback, WarmCosTrainer
 
 
-@dataclass
-class FinetuneArguments(TrainingArguments):
-    """The arguments of a Trainer. The defaults suit the small model and take about a minute on two CPU cores."""
-
-    per_device_train_batch_size: int = 16
-    per_device_eval_batch_size: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    num_train_epochs: float = 1
-    warmup_steps: int = 10
-    lr_scheduler_kwargs: dict | str | None = field(
-        default_factory=lambda: {"num_cycles": 3, "T_mult": 2},
-        metadata={
-            "help": "The schedule, as JSON: num_cycles, decay, T_0, T_mult, min_lr, min_lr_rate, warmup_mode, cycles, …"
-        },
-    )
-    logging_steps: float = 10
-    # CycleEndCallback saves and evaluates at the end of each cycle, in addition to --save_strategy and --eval_strategy.
-    save_strategy: str = "no"
-
-
 def main(arguments: list[str] | None = None) -> None:
-    parser = HfArgumentParser([ModelAndDataArguments, FinetuneArguments])  # type: ignore[list-item]
+    parser = HfArgumentParser([ModelAndDataArguments, TrainingArguments])  # type: ignore[list-item]
+    # These defaults suit the small model and take about a minute on two CPU cores.
+    parser.set_defaults(num_train_epochs=1, per_device_train_batch_size=16, per_device_eval_batch_size=16)
+    parser.set_defaults(learning_rate=2e-3, weight_decay=0.01, warmup_steps=10, logging_steps=10)
+    # CycleEndCallback saves and evaluates at the end of each cycle, in addition to --save_strategy and --eval_strategy.
+    parser.set_defaults(lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2}, save_strategy="no")
     data_args, training_args = parser.parse_args_into_dataclasses(arguments)
     set_seed(training_args.seed)
 
@@ -66,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     # 3. Train. `--resume_from_checkpoint true` takes the newest checkpoint that is whole: a kill can leave a torn one.
     checkpoint = training_args.resume_from_checkpoint
-    result = trainer.train(resume_from_checkpoint=True if checkpoint == "true" else checkpoint)
+    result = trainer.train({"true": True, "false": False}.get(str(checkpoint).lower(), checkpoint))
     trainer.save_model()
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
