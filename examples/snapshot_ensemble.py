@@ -86,10 +86,14 @@ def evaluate(checkpoints: Sequence[Path], batches: Sequence[dict[str, Tensor]]) 
     One model is in memory at a time, and one sum of probabilities: 4 bytes for each prediction and token or label.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    longest = max((batch["input_ids"].shape[-1] for batch in batches if "input_ids" in batch), default=0)
     sums: dict[str, Tensor] = {}
     totals: dict[int, Tensor] = {}
     for checkpoint in checkpoints:
         model = load_model(checkpoint).to(device)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+        if 0 < positions < longest:
+            raise ValueError(f"Expected --max_length <= {positions}, the model's positions, but got {longest} tokens")
         for index, batch in enumerate(batches):
             log_probs, labels = predict(model, {name: value.to(device) for name, value in batch.items()})
             total = torch.logaddexp(totals[index], log_probs) if index in totals else log_probs
@@ -103,6 +107,8 @@ def evaluate(checkpoints: Sequence[Path], batches: Sequence[dict[str, Tensor]]) 
 
 def text_batches(path: Path, tokenizer: Any, batch_size: int, max_length: int) -> list[dict[str, Tensor]]:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"Expected a text in each line of {path}, but it is empty")
     rows = [json.loads(line) if path.suffix == ".jsonl" else {"text": line} for line in lines]
     batches = []
     for start in range(0, len(rows), batch_size):
@@ -124,10 +130,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--max_length", type=int, default=128, help="tokens of each text")
     args = parser.parse_args(arguments)
-    checkpoints = find_cycle_end_checkpoints(args.output_dir)[-args.last :]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoints[-1])
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    results = evaluate(checkpoints, text_batches(args.data, tokenizer, args.batch_size, args.max_length))
+    for name, minimum in {"last": 0, "batch_size": 1, "max_length": 2}.items():
+        if getattr(args, name) < minimum:
+            parser.error(f"Expected --{name} >= {minimum}, but got {getattr(args, name)}")
+    try:
+        checkpoints = find_cycle_end_checkpoints(args.output_dir)[-args.last :]
+        tokenizer = AutoTokenizer.from_pretrained(checkpoints[-1])
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        results = evaluate(checkpoints, text_batches(args.data, tokenizer, args.batch_size, args.max_length))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     for name, (loss, accuracy) in results.items():
         print(f"loss {loss:.4f}, accuracy {accuracy:.4f}: {name}")
 

@@ -179,6 +179,30 @@ def test_a_model_class_that_is_not_of_transformers_is_refused(tmp_path):
         snapshot_ensemble.evaluate([tmp_path], LANGUAGE_BATCHES)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--last=-1"], "Expected --last >= 0, but got -1"),
+        (["--batch_size=0"], "Expected --batch_size >= 1, but got 0"),
+        (["--max_length=1"], "Expected --max_length >= 2, but got 1"),
+        (["--data=empty.txt"], "Expected a text in each line of empty.txt, but it is empty"),
+        (["--data=nowhere.txt"], "nowhere.txt"),
+        (["--max_length=9"], "Expected --max_length <= 8, the model's positions, but got 9 tokens"),
+    ],
+)
+def test_a_wrong_option_of_the_command_is_named_in_one_line(tmp_path, monkeypatch, capsys, options, expected):
+    save(causal_lm(), tmp_path)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(snapshot_ensemble, "find_cycle_end_checkpoints", lambda _: [tmp_path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.txt").write_text("a line of more than nine tokens")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(SystemExit, match="2"):
+        snapshot_ensemble.main(["run", "--data=data.txt", *options])
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert expected in error
+
+
 @pytest.mark.parametrize("labeled", [False, True], ids=["language model", "classifier"])
 def test_the_command_prints_the_loss_and_the_accuracy_of_each_checkpoint_and_of_the_ensemble(tmp_path, capsys, labeled):
     tokenizer = ByT5Tokenizer(extra_ids=0)
