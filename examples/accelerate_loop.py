@@ -115,4 +115,6 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "output"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path, nargs="?", default="output")
+    main(parser.parse_args().output_dir)

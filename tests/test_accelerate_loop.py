@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -148,6 +149,18 @@ def test_a_copy_stops_and_the_same_command_of_its_docstring_continues_it(
     assert output.count("a cycle has ended") == 3 - saved
     train(tmp_path / "left_alone", num_processes, num_epochs=6)
     assert_same_end(output_dir, tmp_path / "left_alone")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--output_dir=run"], ["run", "more"]])
+def test_a_command_line_with_more_than_a_folder_trains_nothing(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(LOOP), *arguments])
+    with pytest.raises(SystemExit, match="0" if "--help" in arguments else "2"):
+        runpy.run_path(str(LOOP), run_name="__main__")
+    assert not list(tmp_path.iterdir())
+    assert ("torchrun --nproc_per_node 2 accelerate_loop.py output" in capsys.readouterr().out) == (
+        "--help" in arguments
+    )
 
 
 def test_the_loop_is_one_file_of_at_most_120_lines():
