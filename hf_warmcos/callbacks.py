@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_warmcos.scheduler import CosineRestartLR
 
 logger = logging.getLogger("hf_warmcos")
+
+
+class _StepsUntilSaved(str):
+    """A `save_strategy` that is `"steps"` to the Trainer; pickled (`training_args.bin`), it is the given one."""
+
+    given: SaveStrategy | str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SaveStrategy, (self.given,)
 
 
 class CycleEndCallback(TrainerCallback, ExportableState):
@@ -78,7 +84,6 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         self.run = uuid.uuid4().hex
         self.cycle_ends: list[int] = []
         self._last_cycle_end: int | None = None
-        self._save_strategy: SaveStrategy | str | None = None
 
     def state(self) -> dict[str, Any]:
         """Return what a Trainer saves of the callback in a checkpoint."""
@@ -99,7 +104,7 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._last_cycle_end = None
-        self._restore_save_strategy(args)  # if an error or Ctrl-C ended a training during an evaluation
+        _restore_save_strategy(args)  # if an error or Ctrl-C ended a training with these arguments while it saved
         scheduler = _cycles_of(kwargs["lr_scheduler"])
         self._continue_run(state)
         limit = args.save_total_limit
@@ -125,10 +130,15 @@ class CycleEndCallback(TrainerCallback, ExportableState):
             control.should_evaluate = True
         if self.save:
             control.should_save = True
-            if args.metric_for_best_model is not None and args.save_strategy in (SaveStrategy.NO, SaveStrategy.BEST):
-                # For this one checkpoint: with "no" the Trainer does not record which checkpoint is the best one, and
-                # with "best" it saves no other.
-                self._save_strategy, args.save_strategy = args.save_strategy, SaveStrategy.STEPS
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        saves_cycle_end = self.save and control.should_save and self.cycle_ends[-1:] == [state.global_step]
+        given: Any = args.save_strategy
+        if saves_cycle_end and args.metric_for_best_model is not None and given in (SaveStrategy.NO, SaveStrategy.BEST):
+            # For this one checkpoint: with "no" the Trainer does not record which checkpoint is the best one, and with
+            # "best" it saves no other. Not before the evaluation, which an error or Ctrl-C may end.
+            args.save_strategy = _StepsUntilSaved("steps")
+            args.save_strategy.given = given
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -141,16 +151,7 @@ class CycleEndCallback(TrainerCallback, ExportableState):
             control.should_save = control.should_save and (control.should_evaluate or not self.save)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        changed = self._save_strategy is not None
-        self._restore_save_strategy(args)
-        if changed and args.should_save:
-            # Write the user's arguments into the checkpoint. In a hyperparameter search each trial has its own folder,
-            # which is also that of its best checkpoint.
-            best = state.best_model_checkpoint
-            folder = Path(best).parent if best else Path(args.output_dir or "")
-            arguments = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / TRAINING_ARGS_NAME
-            if arguments.exists():
-                torch.save(args, arguments)
+        _restore_save_strategy(args)
 
     def _continue_run(self, state: TrainerState) -> None:
         """Keep the mark of the checkpoint that training resumes from, or create a new one."""
@@ -163,8 +164,9 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         # A Trainer expects it there, also if the checkpoint was saved without this callback.
         states.setdefault(name, self.state())
 
-    def _restore_save_strategy(self, args: TrainingArguments) -> None:
-        args.save_strategy, self._save_strategy = self._save_strategy or args.save_strategy, None
+
+def _restore_save_strategy(args: TrainingArguments) -> None:
+    args.save_strategy = getattr(args.save_strategy, "given", args.save_strategy)
 
 
 def _cycles_of(lr_scheduler: Any) -> CosineRestartLR:

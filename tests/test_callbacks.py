@@ -34,7 +34,7 @@ def evaluated_steps(trainer):
 
 
 def saved_strategies(output_dir):
-    return {torch.load(path, weights_only=False).save_strategy for path in output_dir.glob("*/training_args.bin")}
+    return {torch.load(path, weights_only=False).save_strategy for path in output_dir.rglob("training_args.bin")}
 
 
 def checkpoints(output_dir):
@@ -163,6 +163,47 @@ def test_load_best_model_at_end_loads_the_best_checkpoint(tmp_path, arguments):
 def test_the_arguments_in_a_checkpoint_are_the_ones_that_the_user_gave(tmp_path):
     make_trainer(tmp_path, CycleEndCallback()).train()
     assert checkpoints(tmp_path) == CYCLE_ENDS
+    assert saved_strategies(tmp_path) == {"no"}
+
+
+def test_a_run_resumed_into_another_folder_leaves_the_checkpoints_of_the_first_as_they_are(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = {"load_best_model_at_end": True, "learning_rate": 3e-1}
+    make_trainer(first, CycleEndCallback(), **arguments).train()
+    saved = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    # What diverges from here on has its best checkpoint in the first folder.
+    resumed = make_trainer(second, CycleEndCallback(), **{**arguments, "learning_rate": 10.0})
+    resumed.add_callback(TrainsAtItsOwnLearningRate())
+    resumed.train(resume_from_checkpoint=str(first / "checkpoint-10"))
+    assert resumed.state.best_model_checkpoint.startswith(str(first))
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == saved
+    assert checkpoints(second) == [14, 18]
+    assert saved_strategies(second) == {"no"}
+
+
+class TrainsAtItsOwnLearningRate(TrainerCallback):
+    def on_train_begin(self, args, state, control, lr_scheduler, **kwargs):
+        lr_scheduler.base_lrs = [args.learning_rate for _ in lr_scheduler.base_lrs]
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_the_arguments_in_the_checkpoints_of_a_hyperparameter_search_are_the_ones_that_the_user_gave(
+    tmp_path, evaluate
+):
+    trainer = WarmCosTrainer(
+        args=training_arguments(tmp_path, **ARGUMENTS, metric_for_best_model="loss"),
+        model_init=lambda: causal_lm(),
+        train_dataset=token_rows(32),
+        eval_dataset=token_rows(8, seed=1),
+        callbacks=[CycleEndCallback(evaluate=evaluate)],
+    )
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2)},
+        compute_objective=lambda metrics: 0.0,
+        n_trials=2,
+        backend="optuna",
+    )
+    assert [checkpoints(tmp_path / f"run-{trial}") for trial in range(2)] == [CYCLE_ENDS] * 2
     assert saved_strategies(tmp_path) == {"no"}
 
 
@@ -299,19 +340,53 @@ def test_an_evaluation_set_can_come_from_an_overridden_method_or_be_several(tmp_
     assert [entry["step"] for entry in trainer.state.log_history if "eval_second_loss" in entry] == CYCLE_ENDS
 
 
-def test_a_training_after_an_evaluation_that_failed_saves_as_the_arguments_say(tmp_path):
-    class FailsOnce(WarmCosTrainer):
-        failed = False
+class IsInterrupted(WarmCosTrainer):
+    """Gets Ctrl-C in its first evaluation, or in its first save."""
 
-        def evaluate(self, *args, **kwargs):
-            if not self.failed:
-                self.failed = True
-                raise KeyboardInterrupt
-            return super().evaluate(*args, **kwargs)
+    where = "evaluation"
 
-    trainer = make_trainer(tmp_path, CycleEndCallback(), trainer_class=FailsOnce, save_steps=3)
+    def evaluation_loop(self, *args, **kwargs):
+        self.interrupt("evaluation")
+        return super().evaluation_loop(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        self.interrupt("save")
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def interrupt(self, where):
+        if where == self.where:
+            self.where = None
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["evaluation", "save"])
+@pytest.mark.parametrize("again", ["same trainer", "another trainer"])
+def test_a_training_after_one_that_was_interrupted_saves_as_the_arguments_say(tmp_path, where, again):
+    arguments = {"load_best_model_at_end": True, "save_steps": 3}
+    trainer = make_trainer(tmp_path, CycleEndCallback(), trainer_class=IsInterrupted, **arguments)
+    trainer.where = where
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
+    assert trainer.state.global_step == CYCLE_ENDS[0]
+    if again == "another trainer":
+        trainer = WarmCosTrainer(
+            causal_lm(),
+            trainer.args,
+            train_dataset=token_rows(32),
+            eval_dataset=token_rows(8),
+            callbacks=[CycleEndCallback()],
+        )
     trainer.train()
     assert trainer.args.save_strategy == "no"
     assert list(evaluations(trainer)) == checkpoints(tmp_path) == CYCLE_ENDS
+    assert saved_strategies(tmp_path) == {"no"}
+
+
+def test_an_evaluation_that_was_interrupted_leaves_the_arguments_as_they_were(tmp_path):
+    arguments = {"load_best_model_at_end": True, "save_steps": 3}
+    trainer = make_trainer(tmp_path, CycleEndCallback(), trainer_class=IsInterrupted, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.args.save_strategy == "no"
+    WarmCosTrainer(causal_lm(), trainer.args, train_dataset=token_rows(32)).train()
+    assert checkpoints(tmp_path) == []
