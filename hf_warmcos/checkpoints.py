@@ -21,8 +21,12 @@ logger = logging.getLogger("hf_warmcos")
 
 TRAINER_STATE = "trainer_state.json"  # what a Trainer writes last into a checkpoint
 SCHEDULER_STATES = ("scheduler.pt", "scheduler.bin")  # of a Trainer, of Accelerate
-# As transformers, PEFT, FSDP and DeepSpeed name the files with the weights; not tokenizer.model.
-WEIGHTS = re.compile(r"model.*\.(safetensors|bin|distcp|pt)$")
+# What a Trainer, Accelerate and DeepSpeed write, and what shows by itself whether it was written to the end.
+CHECKED = r"^trainer_state\.json$|(model|optim|sched|scaler|rng|training_args).*\.(safetensors|bin|pth?|index\.json)$"
+# As transformers and PEFT name the configuration and the weights of a model, or the index of divided weights.
+CONFIGURATIONS = ["config.json", "adapter_config.json"]
+SUFFIXES = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")
+WEIGHTS = [f"{prefix}model.{suffix}" for prefix in ("", "pytorch_", "adapter_") for suffix in SUFFIXES]
 
 
 def trainer_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
@@ -35,22 +39,21 @@ def find_incomplete_file(checkpoint: Path, of_trainer: bool = True) -> Path | No
     """Return a file of the checkpoint that is missing or was not written to the end; None if it is complete.
 
     Files in safetensors, files of `torch.save` and JSON files show by themselves whether they were written to the end,
-    and the index of divided weights names their files. Other files are not checked.
+    and the index of divided weights names their files. Only files with the names that a Trainer, Accelerate and
+    DeepSpeed give are checked. Weights may have another name: they were written if the Trainer's state is there.
 
     Args:
         checkpoint (`Path`): The folder of the checkpoint.
         of_trainer (`bool`, *optional*, defaults to `True`): Whether a Trainer saved it, which writes its state last.
     """
-    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
-    for path in files:  # the first name is there while transformers saves because of a SIGTERM
-        if path.name == "checkpoint-is-incomplete.txt" or not _is_complete(path):
+    for path in filter(Path.is_file, sorted(checkpoint.rglob("*"))):
+        # The first name is there while transformers saves because of a SIGTERM.
+        if path.name == "checkpoint-is-incomplete.txt" or (re.search(CHECKED, path.name) and not _is_complete(path)):
             return path
     required = [TRAINER_STATE] if of_trainer else []
-    for index in checkpoint.glob("*.index.json"):
+    for index in checkpoint.glob("*model.*.index.json"):
         required += json.loads(index.read_bytes()).get("weight_map", {}).values()
-    if not any(WEIGHTS.search(path.relative_to(checkpoint).as_posix()) for path in files):
-        required.append("model.safetensors")
-    return next((checkpoint / name for name in required if checkpoint / name not in files), None)
+    return next((checkpoint / name for name in required if not (checkpoint / name).is_file()), None)
 
 
 def _is_complete(path: Path) -> bool:
@@ -58,8 +61,8 @@ def _is_complete(path: Path) -> bool:
         if path.suffix == ".safetensors":
             safe_open(path, framework="pt")  # compares the lengths in the header with the size of the file
         elif path.suffix == ".json":
-            json.loads(path.read_bytes())
-        elif path.suffix in (".pt", ".pth", ".bin"):
+            return isinstance(json.loads(path.read_bytes()), dict)
+        else:
             with path.open("rb") as file:  # torch.save writes a zip archive, whose directory is at its end
                 return not b"PK".startswith(file.read(2)) or zipfile.is_zipfile(file)
     except (SafetensorError, ValueError):
@@ -100,14 +103,15 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     """
     states = [path for name in (TRAINER_STATE, *SCHEDULER_STATES) for path in Path(output_dir).glob(f"*/{name}")]
     folders = sorted({path.parent for path in states if re.fullmatch(r"[^\W\d_]+[-_]\d+", path.parent.name)})
-    # A model of transformers or PEFT has a configuration, other modules have none.
-    configured = {path.parent for name in ("", "adapter_") for path in Path(output_dir).glob(f"*/{name}config.json")}
+    # Not every model has these. Where one checkpoint has them and another has not, they are missing.
+    kinds = (CONFIGURATIONS, WEIGHTS)
+    having = {of[0]: [folder for folder in folders if any((folder / name).exists() for name in of)] for of in kinds}
     found, skipped = [], []
     for folder in folders:
         with suppress(FileNotFoundError):  # deleted meanwhile: a training with save_total_limit is running
             incomplete = find_incomplete_file(folder, of_trainer=not (folder / SCHEDULER_STATES[1]).exists())
-            if incomplete is None and folder not in configured and not configured.isdisjoint(folders):
-                incomplete = folder / "config.json"
+            missing = (folder / name for name, others in having.items() if others and folder not in others)
+            incomplete = incomplete or next(missing, None)
             found += _read(folder) if incomplete is None else []
             skipped += [] if incomplete is None else [f"{incomplete} is missing or incomplete"]
     newest = max(found, key=lambda of: of.saved_at, default=_Checkpoint(Path(), 0, None, [], 0))

@@ -86,6 +86,12 @@ class TestCycleEnds:
         (warning,) = warnings_of()
         assert f"{copy_of_run / 'checkpoint-16' / name} is missing or incomplete" in warning
 
+    def test_of_a_trainer_that_names_its_weights_itself_are_found(self, copy_of_run, warnings_of):
+        for checkpoint in trainer_checkpoints(copy_of_run):
+            (checkpoint / "model.safetensors").rename(checkpoint / "projector.safetensors")
+        assert found(copy_of_run) == ["checkpoint-8", "checkpoint-16", "checkpoint-24"]
+        assert warnings_of() == []
+
     def test_of_a_module_without_a_configuration_are_found(self, tmp_path, warnings_of):
         class Module(torch.nn.Module):
             def __init__(self):
@@ -246,12 +252,10 @@ class TestIncompleteFiles:
             tear(checkpoint / name, num_bytes)
             assert find_incomplete_file(checkpoint) == checkpoint / name
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
-    def test_can_be_missing(self, copy_of_run, name):
-        checkpoint = copy_of_run / "checkpoint-16"
-        (checkpoint / name).unlink()
-        (checkpoint / "tokenizer.model").write_text("no weights")
-        assert find_incomplete_file(checkpoint) == checkpoint / name
+    def test_can_be_missing(self, copy_of_run):
+        state = copy_of_run / "checkpoint-16" / "trainer_state.json"
+        state.unlink()
+        assert find_incomplete_file(state.parent) == state
 
     def test_can_be_named_by_an_index(self, tmp_path):
         causal_lm().save_pretrained(tmp_path, max_shard_size="5KB")
@@ -260,6 +264,12 @@ class TestIncompleteFiles:
         shard = tmp_path / sorted(index["weight_map"].values())[0]
         shard.unlink()
         assert find_incomplete_file(tmp_path, of_trainer=False) == shard
+
+    def test_can_be_the_index_itself(self, copy_of_run):
+        index = copy_of_run / "checkpoint-16" / "model.safetensors.index.json"
+        for text in ("[]", '{"weight_map":', ""):
+            index.write_text(text)
+            assert find_incomplete_file(index.parent) == index
 
     def test_can_be_the_note_that_transformers_leaves_while_it_saves_after_a_sigterm(self, copy_of_run):
         note = copy_of_run / "checkpoint-16" / "checkpoint-is-incomplete.txt"
@@ -272,11 +282,11 @@ class TestIncompleteFiles:
             "pytorch_model.bin",
             "adapter_model.safetensors",
             "model-00001-of-00002.safetensors",
-            "pytorch_model_fsdp_0/__0_0.distcp",
             "global_step8/mp_rank_00_model_states.pt",
+            "global_step8/zero_pp_rank_0_mp_rank_00_optim_states.pt",
         ],
     )
-    def test_are_none_where_the_weights_have_another_name(self, copy_of_run, name):
+    def test_can_be_weights_of_any_tool_that_a_trainer_saves_with(self, copy_of_run, name):
         checkpoint = copy_of_run / "checkpoint-16"
         (checkpoint / "model.safetensors").unlink()
         (checkpoint / name).parent.mkdir(exist_ok=True)
@@ -285,3 +295,29 @@ class TestIncompleteFiles:
         else:
             torch.save({}, checkpoint / name)
         assert find_incomplete_file(checkpoint) is None
+        tear(checkpoint / name, 60)
+        assert find_incomplete_file(checkpoint) == checkpoint / name
+
+    @pytest.mark.parametrize(
+        "name", ["projector.safetensors", "mm_projector.bin", "weights.npz", "shards/__0_0.distcp"]
+    )
+    def test_are_none_where_the_weights_have_another_name(self, copy_of_run, name):
+        checkpoint = copy_of_run / "checkpoint-16"
+        (checkpoint / "model.safetensors").rename(checkpoint / "weights")
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / "weights").rename(checkpoint / name)
+        assert find_incomplete_file(checkpoint) is None
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("completions.json", '{"a": 1}\n{"a": 2}\n'),
+            ("notes.json", '// comment\n{"a": 1}\n'),
+            ("terms.index.json", "[]"),
+            ("empty.bin", ""),
+            ("data.bin", "P"),
+        ],
+    )
+    def test_are_none_among_files_that_others_add(self, copy_of_run, name, text):
+        (copy_of_run / "checkpoint-16" / name).write_text(text)
+        assert find_incomplete_file(copy_of_run / "checkpoint-16") is None
