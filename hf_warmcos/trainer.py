@@ -171,11 +171,17 @@ def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, arg
     """Return the checkpoint to resume from, after a check that it is complete; for True, the newest complete one."""
     if not isinstance(resume_from_checkpoint, bool):
         folder = Path(resume_from_checkpoint)
-        file = find_incomplete_file(folder) if folder.is_dir() else None
+        file = find_incomplete_file(folder)
         if file is not None:
             raise ValueError(
                 f"Expected resume_from_checkpoint to be a complete checkpoint, but {file} is missing or incomplete. "
                 "resume_from_checkpoint=True takes the newest complete one."
+            )
+        # A Trainer loads the first two only together. With DeepSpeed both are in the third.
+        scheduler, optimizer, both = (any(folder.glob(of)) for of in ("scheduler.pt", "*optimizer*", "global_step*"))
+        if not (both or (scheduler and optimizer)):
+            logger.warning(
+                "%s has no optimizer or scheduler state (save_only_model?): the schedule starts again at step 0", folder
             )
         return str(folder)
     files = {folder: find_incomplete_file(folder) for folder in trainer_checkpoints(args.output_dir or "")}
@@ -186,13 +192,13 @@ def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, arg
         if complete[folder.name] == args.world_size:
             if incomplete:
                 logger.warning("Resume from %s. Skipped incomplete checkpoints: %s.", folder, "; ".join(incomplete))
-            return str(folder)
+            return _complete_checkpoint(folder, args)
         incomplete.append(f"{file or f'on another node a file of {folder}'} is missing or incomplete")
-    expected = f"Expected a complete checkpoint in {args.output_dir!r} for resume_from_checkpoint=True"
-    if not incomplete:
-        raise ValueError(f"{expected}, but there is none. Start without resume_from_checkpoint.")
-    found = "; ".join(incomplete)
-    raise ValueError(f"{expected}, but {found}. Delete these folders, or start without resume_from_checkpoint.")
+    found = "; ".join(incomplete) or "there is none"
+    raise ValueError(
+        f"Expected a complete checkpoint in {args.output_dir!r} for resume_from_checkpoint=True, but {found}. Start "
+        "without resume_from_checkpoint, or pass the path of a complete one."
+    )
 
 
 def _checked_scheduler_kwargs(lr_scheduler_kwargs: dict[str, Any] | str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from code_blocks import code_blocks, run_blocks
 from datasets import Dataset
 from example_runs import free_port
 from optimizers import make_optimizer
+from packaging.version import Version
 from torch.optim.lr_scheduler import LambdaLR
 from trainer_runs import (
     BASE_LR,
@@ -60,6 +62,9 @@ from hf_warmcos import (
 from hf_warmcos.checkpoints import find_incomplete_file, trainer_checkpoints
 
 FOUR_CYCLES = {"num_cycles": 4, "decay": 0.75}
+TRANSFORMERS_RESUMES = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.6"), reason="transformers loads no checkpoint with a torch before 2.6"
+)
 
 
 def train(output_dir, trainer_class=WarmCosTrainer, num_rows=64, model=None, **arguments):
@@ -585,14 +590,69 @@ class TestResuming:
             shutil.rmtree(output_dir / f"checkpoint-{step}")
         torn = output_dir / "checkpoint-3" / "trainer_state.json"
         torn.unlink()
-        message = f"but {torn} is missing or incomplete. Delete these folders, or start without resume_from_checkpoint"
+        message = f"but {torn} is missing or incomplete. Start without resume_from_checkpoint, or pass the path"
         with pytest.raises(ValueError, match=re.escape(message)):
             self.resume(output_dir, True)
 
     def test_where_there_is_no_checkpoint_is_an_error_that_says_what_to_do(self, tmp_path):
-        with pytest.raises(ValueError, match=r"but there is none\. Start without resume_from_checkpoint\.$"):
+        with pytest.raises(ValueError, match=r"but there is none\. Start without resume_from_checkpoint, or"):
             self.resume(tmp_path, True)
 
+    def test_from_a_folder_that_is_not_there_is_an_error_that_names_it(self, tmp_path):
+        with pytest.raises(ValueError, match=f"but {tmp_path / 'nowhere' / 'trainer_state.json'} is missing"):
+            self.resume(tmp_path, tmp_path / "nowhere")
+
+    @TRANSFORMERS_RESUMES
+    @pytest.mark.parametrize("by_path", [True, False])
+    @pytest.mark.parametrize("missing", [["optimizer.pt", "scheduler.pt"], ["optimizer.pt"], ["scheduler.pt"], []])
+    def test_from_a_checkpoint_whose_schedule_a_trainer_does_not_load_is_warned_of(
+        self, output_dir, caplog, missing, by_path
+    ):
+        for name in missing:
+            (output_dir / "checkpoint-9" / name).unlink()
+        caplog.set_level(logging.WARNING, logger="hf_warmcos")
+        resumed = self.resume(output_dir, output_dir / "checkpoint-9" if by_path else True)
+        rates = rates_of(CosineRestartSchedule.fit(12, 4, decay=0.75), 12)
+        assert logged_rates(resumed)[9:] == (rates[:3] if missing else rates[9:])
+        messages = [record.getMessage() for record in caplog.records if record.name == "hf_warmcos"]
+        assert messages == [
+            f"{output_dir / 'checkpoint-9'} has no optimizer or scheduler state (save_only_model?): the schedule "
+            "starts again at step 0"
+        ] * bool(missing)
+
+    @pytest.mark.parametrize("names", [["optimizer_0/__0_0.distcp", "scheduler.pt"], ["global_step9/mp_rank_00.pt"]])
+    def test_from_a_checkpoint_of_fsdp_or_deepspeed_is_not(self, output_dir, caplog, monkeypatch, names):
+        checkpoint = output_dir / "checkpoint-9"
+        for name in ("optimizer.pt", "scheduler.pt"):
+            (checkpoint / name).unlink()
+        for name in names:
+            (checkpoint / name).parent.mkdir(exist_ok=True)
+            torch.save({}, checkpoint / name)
+        caplog.set_level(logging.WARNING, logger="hf_warmcos")
+        monkeypatch.setattr(Trainer, "train", lambda self, resume_from_checkpoint: resume_from_checkpoint)
+        assert WarmCosTrainer(causal_lm(), training_arguments(output_dir)).train(checkpoint) == str(checkpoint)
+        assert [record for record in caplog.records if record.name == "hf_warmcos"] == []
+
+    @TRANSFORMERS_RESUMES
+    def test_works_where_a_trainer_saves_and_loads_its_weights_itself(self, tmp_path):
+        class SavesItsWeightsItself(WarmCosTrainer):
+            def _save(self, output_dir=None, state_dict=None):
+                Path(output_dir).mkdir(parents=True)
+                torch.save(self.model.state_dict(), Path(output_dir, "projector.weights"))
+
+            def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+                self.model.load_state_dict(torch.load(Path(resume_from_checkpoint, "projector.weights")))
+
+        whole = train(tmp_path, SavesItsWeightsItself, **SAVED)
+        shutil.rmtree(tmp_path / "checkpoint-12")
+        for resume_from_checkpoint in (True, tmp_path / "checkpoint-9"):
+            args = training_arguments(tmp_path, **{**SAVED, "save_strategy": "no"})
+            resumed = SavesItsWeightsItself(causal_lm(), args, train_dataset=token_rows(64))
+            resumed.train(resume_from_checkpoint=resume_from_checkpoint)
+            for weight, expected in zip(resumed.model.parameters(), whole.model.parameters()):
+                assert torch.equal(weight, expected)
+
+    @TRANSFORMERS_RESUMES
     def test_continues_with_another_initial_learning_rate_by_the_callback_of_the_troubleshooting_page(self, tmp_path):
         page = "docs/troubleshooting.md"
         (block,) = (block for block in code_blocks(page, "python") if "NewInitialLearningRate" in block)
