@@ -357,7 +357,7 @@ sys.path.insert(0, {str(SCRIPTS)!r})
 from ask_everywhere import asked
 import hf_warmcos
 print(asked())
-with hf_warmcos.register(decay=0.25):
+with hf_warmcos.register(num_cycles=2, decay=0.25):
     print(asked())
 print(asked())
 hf_warmcos.unregister()
@@ -365,10 +365,10 @@ print(asked())
 """)
         exit_code, stdout, stderr = outcome([*RUN, "--decay", "0.5", *RUN, *SCHEDULE, path])
         assert exit_code == 0, stderr
-        registered = CosineRestartSchedule.fit(70, 1, decay=0.25, warmup_mode="prefix")
+        registered = CosineRestartSchedule.fit(70, 2, decay=0.25, warmup_mode="prefix")
         assert stdout.splitlines() == [*map(str, (EXPECTED, registered, EXPECTED)), "built-in"]
 
-    @pytest.mark.parametrize("call", ["register(decay=0.25)", "unregister()"])
+    @pytest.mark.parametrize("call", ["register(num_cycles=2, decay=0.25)", "unregister()"])
     def test_what_a_script_registers_before_it_imports_transformers_wins_as_well(self, script, call):
         path = script(f"""
 import sys
@@ -380,7 +380,7 @@ print(asked())
 """)
         exit_code, stdout, stderr = outcome([*RUN, *SCHEDULE, path])
         assert exit_code == 0, stderr
-        registered = CosineRestartSchedule.fit(70, 1, decay=0.25, warmup_mode="prefix")
+        registered = CosineRestartSchedule.fit(70, 2, decay=0.25, warmup_mode="prefix")
         assert stdout == ("built-in\n" if call == "unregister()" else f"{registered}\n")
 
 
