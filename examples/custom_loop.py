@@ -30,7 +30,7 @@ def main() -> None:
     # Six steps of warmup, then three cycles, each twice as long as the one before. They end at the last step.
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-        optimizer, num_warmup_steps=6, num_training_steps=NUM_TRAINING_STEPS, num_cycles=3, T_mult=2
+        optimizer, num_warmup_steps=6, num_training_steps=NUM_TRAINING_STEPS, num_cycles=3, T_mult=2, stable_ratio=0.8
     )
 
     model.train()

@@ -92,7 +92,8 @@ def plan_schedule(args: FinetuneArguments, given: dict[str, Any], state: Trainin
         given = {"num_training_steps": state.max_train_steps, **given}
         if "num_cycles" not in given:
             # Three cycles, each twice as long as the one before. Very few updates do not have room for three.
-            given = {"num_cycles": min(3, (state.max_train_steps + 1).bit_length() - 1), "T_mult": 2, **given}
+            num_cycles = min(3, (state.max_train_steps + 1).bit_length() - 1)
+            given = {"num_cycles": num_cycles, "T_mult": 2, "stable_ratio": 0.8, **given}
     return {"num_warmup_steps": state.max_train_steps // 15, **given}
 
 

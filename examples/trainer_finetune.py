@@ -6,7 +6,7 @@
 The model and the text are those of accelerate_finetune.py. All options of `TrainingArguments` work. The schedule is one
 of them, as JSON. A warmup below 1 is a fraction of all steps (transformers 4: `--warmup_steps 0 --warmup_ratio 0.05`):
 
-    --warmup_steps 0.05 --lr_scheduler_kwargs '{"num_cycles": 3, "T_mult": 2, "min_lr_rate": 0.1}'
+    --warmup_steps 0.05 --lr_scheduler_kwargs '{"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8, "min_lr_rate": 0.1}'
 
 As with any Trainer, the same command trains anew. To continue a run, add `--resume_from_checkpoint true`.
 """
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.set_defaults(num_train_epochs=1, per_device_train_batch_size=16, per_device_eval_batch_size=16)
     parser.set_defaults(learning_rate=2e-3, weight_decay=0.01, warmup_steps=10, logging_steps=10)
     # CycleEndCallback saves and evaluates at the end of each cycle, in addition to --save_strategy and --eval_strategy.
-    parser.set_defaults(lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2}, save_strategy="no")
+    parser.set_defaults(lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8}, save_strategy="no")
     data_args, training_args = parser.parse_args_into_dataclasses(arguments)
     set_seed(training_args.seed)
 

@@ -62,7 +62,7 @@ class CycleEndCallback(TrainerCallback, ExportableState):
     >>> args = TrainingArguments(
     ...     output_dir,
     ...     max_steps=14,
-    ...     lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2},
+    ...     lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8},
     ...     save_strategy="no",
     ...     report_to=[],
     ... )

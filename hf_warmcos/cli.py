@@ -7,18 +7,19 @@ Option names take hyphens in place of underscores, too.
 examples:
   Three cycles in 10,000 steps, each twice as long as the one before:
     hf-warmcos plot --num_training_steps 10000 --num_warmup_steps 500 \\
-      --num_cycles 3 --T_mult 2
+      --num_cycles 3 --T_mult 2 --stable_ratio 0.8
 
   The same with a learning rate and a minimum, as a picture:
     hf-warmcos plot --max_steps 10000 --warmup_steps 0.05 --num_cycles 3 \\
-      --T_mult 2 --learning_rate 3e-4 --min_lr 3e-5 --output schedule.png
+      --T_mult 2 --stable_ratio 0.8 --learning_rate 3e-4 --min_lr 3e-5 \\
+      --output schedule.png
 
   The cycles as CSV; the exit code is 1 if a past run had other learning rates:
     hf-warmcos table --num_training_steps 10000 --num_cycles 3 --T_mult 2 \\
-      --lr 3e-4 --format csv --from output/checkpoint-500
+      --stable_ratio 0.8 --lr 3e-4 --format csv --from output/checkpoint-500
 
   Your training script as it is, with this schedule:
-    hf-warmcos run --num_cycles 3 --T_mult 2 train.py \\
+    hf-warmcos run --num_cycles 3 --T_mult 2 --stable_ratio 0.8 train.py \\
       --lr_scheduler_type cosine_with_restarts ...
 """
 

@@ -46,7 +46,12 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     >>> num_epochs = 3
     >>> num_training_steps = math.ceil(len(loader) / accelerator.gradient_accumulation_steps) * num_epochs
     >>> scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-    ...     optimizer, num_warmup_steps=2, num_training_steps=num_training_steps, num_cycles=3, T_mult=2
+    ...     optimizer,
+    ...     num_warmup_steps=2,
+    ...     num_training_steps=num_training_steps,
+    ...     num_cycles=3,
+    ...     T_mult=2,
+    ...     stable_ratio=0.8,
     ... )
     >>> model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     >>> scheduler = count_optimizer_steps(scheduler)

@@ -112,7 +112,7 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
     >>> import torch
     >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
     >>> scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
-    ...     optimizer, num_warmup_steps=100, num_training_steps=1500, num_cycles=3, T_mult=2
+    ...     optimizer, num_warmup_steps=100, num_training_steps=1500, num_cycles=3, T_mult=2, stable_ratio=0.8
     ... )
     >>> scheduler.schedule.restarts(1500)
     [300, 700]

@@ -79,7 +79,7 @@ def plot_schedule(
     >>> from hf_warmcos import CosineRestartSchedule
     >>> from matplotlib.figure import Figure
     >>> ax = Figure().subplots()
-    >>> doubling = CosineRestartSchedule.fit(700, num_cycles=3, T_mult=2, warmup_steps=35)
+    >>> doubling = CosineRestartSchedule.fit(700, num_cycles=3, T_mult=2, stable_ratio=0.8, warmup_steps=35)
     >>> plain = CosineRestartSchedule.fit(700, warmup_steps=35)
     >>> plot_schedule({"three cycles": doubling, "plain cosine": plain}, ax=ax) is ax
     True

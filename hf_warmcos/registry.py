@@ -62,7 +62,7 @@ def register(**arguments: Any) -> ExitStack:
     >>> import torch
     >>> from transformers import get_scheduler
     >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    >>> with register(num_cycles=3, T_mult=2):
+    >>> with register(num_cycles=3, T_mult=2, stable_ratio=0.8):
     ...     scheduler = get_scheduler("cosine_with_restarts", optimizer, 100, 1500)
     >>> scheduler.schedule.restarts(1500)
     [300, 700]
@@ -91,7 +91,7 @@ def unregister() -> None:
     ```python
     >>> from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
     >>> before = dict(TYPE_TO_SCHEDULER_FUNCTION)
-    >>> registration = register(num_cycles=3, T_mult=2)
+    >>> registration = register(num_cycles=3, T_mult=2, stable_ratio=0.8)
     >>> TYPE_TO_SCHEDULER_FUNCTION == before
     False
     >>> unregister()

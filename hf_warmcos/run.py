@@ -7,15 +7,16 @@ The options given here replace the values that the command passes.
 SCRIPT.py and -m MODULE run with this Python.
 
 examples:
-  hf-warmcos run --num_cycles 3 --T_mult 2 axolotl train config.yml
-  hf-warmcos run --num_cycles 3 --T_mult 2 train.py \\
+  hf-warmcos run --num_cycles 3 --T_mult 2 --stable_ratio 0.8 \\
+    axolotl train config.yml
+  hf-warmcos run --num_cycles 3 --T_mult 2 --stable_ratio 0.8 train.py \\
     --lr_scheduler_type cosine_with_restarts ...
-  hf-warmcos run --num_cycles 3 --T_mult 2 accelerate launch train.py \\
-    --lr_scheduler cosine_with_restarts ...
+  hf-warmcos run --num_cycles 3 --T_mult 2 --stable_ratio 0.8 \\
+    accelerate launch train.py --lr_scheduler cosine_with_restarts ...
 
   On several machines, inside the launcher:
     accelerate launch ... -m hf_warmcos run --num_cycles 3 --T_mult 2 \\
-      train.py --lr_scheduler cosine_with_restarts ...
+      --stable_ratio 0.8 train.py --lr_scheduler cosine_with_restarts ...
 """
 
 from __future__ import annotations

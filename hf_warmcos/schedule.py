@@ -90,8 +90,10 @@ class Arc:
         """
         fallen = step - self.fall_start
         # Most single steps need no clipping, and none after the warmup needs more than the cosine.
-        if clip or not 0 <= fallen <= self.fall:
+        if clip or fallen > self.fall:
             fallen = (clip or _clip)(fallen, 0, self.fall)
+        elif fallen < 0:  # on the plateau
+            fallen = 0
         of_span = (1 + cos(pi * fallen / self.fall)) / 2
         if not self.rise or (not clip and step >= self.rise_start + self.rise):
             return 1.0, of_span

@@ -440,6 +440,8 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
             the restarts never end.
         warmup_lr_rate (`float`, *optional*, defaults to 0.0): Fraction of the learning rate at which the warmup
             starts.
+        stable_ratio (`float`, *optional*, defaults to 0.0): Fraction of each cycle's steps at which the learning rate
+            stays at the peak before it anneals, 0 <= stable_ratio < 1.
 
     Raises:
         TypeError, ValueError, KeyError: As from [`CosineRestartSchedule`] and [`CosineRestartLR`].
@@ -474,8 +476,10 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
         warmup_mode: str = "overlap",
         num_cycles: int | None = None,
         warmup_lr_rate: float = 0.0,
+        stable_ratio: float = 0.0,
     ) -> None:
-        schedule = CosineRestartSchedule(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate)
+        shape = T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio
+        schedule = CosineRestartSchedule(*shape)
         super().__init__(
             optimizer, schedule, eta_min=eta_min, eta_min_rate=eta_min_rate, last_epoch=last_epoch, verbose=verbose
         )

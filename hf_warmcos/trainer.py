@@ -66,7 +66,7 @@ class WarmCosTrainerMixin:
     ...     output_dir=tempfile.mkdtemp(),
     ...     max_steps=800,
     ...     warmup_steps=100,
-    ...     lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2},
+    ...     lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8},
     ... )
     >>> trainer = MyTrainer(model, args)
     >>> trainer.create_optimizer_and_scheduler(num_training_steps=800)
@@ -226,7 +226,9 @@ class WarmCosTrainer(WarmCosTrainerMixin, Trainer):
     >>> from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=4, n_layer=1, n_head=1))
     >>> args = TrainingArguments(
-    ...     output_dir=tempfile.mkdtemp(), max_steps=14, lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2}
+    ...     output_dir=tempfile.mkdtemp(),
+    ...     max_steps=14,
+    ...     lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8},
     ... )
     >>> trainer = WarmCosTrainer(model, args, train_dataset=[{"input_ids": [1, 2], "labels": [1, 2]}] * 8)
     >>> result = trainer.train()  # doctest: +ELLIPSIS

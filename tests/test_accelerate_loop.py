@@ -60,7 +60,9 @@ def test_it_says_its_number_of_processes_and_its_device(whole_run):
 def test_it_saves_and_evaluates_where_cycles_end(whole_run):
     _, output_dir, output = whole_run
     ends = [int(update) for update in re.findall(r"update (\d+): a cycle has ended", output)]
-    schedule = CosineRestartSchedule.fit(ends[-1], num_cycles=3, T_mult=2, warmup_steps=ends[-1] // 15)
+    schedule = CosineRestartSchedule.fit(
+        ends[-1], num_cycles=3, T_mult=2, warmup_steps=ends[-1] // 15, stable_ratio=0.8
+    )
     assert ends == [*schedule.restarts(ends[-1]), ends[-1]]
     assert {path.name for path in output_dir.iterdir()} == {f"update_{update}" for update in ends}
     losses = [float(loss) for loss in re.findall(r"held-out loss ([\d.]+)", output)]

@@ -219,7 +219,7 @@ def test_the_loop_of_the_docstring_uses_each_rate_and_ends_where_the_schedule_en
 ):
     output = tmp_path / "result.json"
     Run(tmp_path / "log", str(output), num_processes=num_processes, entry=run_the_docstring).succeed()
-    schedule = CosineRestartSchedule.fit(num_updates, 3, T_mult=2, warmup_steps=2)
+    schedule = CosineRestartSchedule.fit(num_updates, 3, T_mult=2, warmup_steps=2, stable_ratio=0.8)
     assert json.loads(output.read_text()) == {
         "rates": [schedule.lr_at(update, base_lr=0.1) for update in range(num_updates)],
         "num_processes": num_processes,

@@ -282,7 +282,7 @@ def test_the_notebook_is_kept_without_what_its_run_gave():
 
 def test_the_command_of_the_start_page_draws_its_schedule(capsys):
     (shell,) = (block for block in code_blocks("docs/index.md", "bash") if "hf-warmcos plot" in block)
-    (command,) = (line for line in shell.splitlines() if line.startswith("hf-warmcos"))
+    (command,) = (line for line in shell.replace("\\\n", "").splitlines() if line.startswith("hf-warmcos"))
     assert not main(shlex.split(command)[1:])
     assert capsys.readouterr().out.count("\n") > 5
 

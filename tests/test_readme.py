@@ -30,7 +30,9 @@ def test_it_can_be_read_in_a_few_minutes():
 def test_the_first_lines_of_code_make_the_schedule_of_the_picture():
     first, _ = code_blocks("README.md", "python")
     scheduler = run_blocks([first], "README.md", optimizer=make_optimizer(1e-3))["scheduler"]
-    assert scheduler.schedule == CosineRestartSchedule.fit(300, num_cycles=3, T_mult=2, warmup_steps=20)
+    assert scheduler.schedule == CosineRestartSchedule.fit(
+        300, num_cycles=3, T_mult=2, warmup_steps=20, stable_ratio=0.8
+    )
 
 
 def test_the_trainer_runs_as_it_stands_evaluates_and_saves_at_cycle_ends_and_logs_the_learning_rate():

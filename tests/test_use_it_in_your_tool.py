@@ -45,7 +45,7 @@ def run_code(section: str, **namespace: Any) -> dict[str, Any]:
 
 
 NUM_STEPS, BASE_LR = 25, 1e-2
-FITTED = CosineRestartSchedule.fit(NUM_STEPS, 3, T_mult=2, warmup_steps=4, warmup_mode="prefix")
+FITTED = CosineRestartSchedule.fit(NUM_STEPS, 3, T_mult=2, warmup_steps=4, warmup_mode="prefix", stable_ratio=0.8)
 
 
 def rates_of(schedule: CosineRestartSchedule, base_lr: float = BASE_LR, num_steps: int = NUM_STEPS) -> list[float]:
@@ -226,7 +226,9 @@ def test_lightning_cli(tmp_path):
         cli.trainer.fit(cli.model, DataLoader(torch.randn(NUM_STEPS, 8), batch_size=1))
     finally:
         hook.remove()
-    assert rates == rates_of(CosineRestartSchedule(T_0=3, T_mult=2, warmup_steps=4, warmup_mode="prefix"))
+    assert rates == rates_of(
+        CosineRestartSchedule(T_0=3, T_mult=2, warmup_steps=4, warmup_mode="prefix", stable_ratio=0.8)
+    )
 
 
 def arguments_by_class_path(command: str) -> tuple[Any, dict[str, Any]]:
@@ -239,7 +241,7 @@ def arguments_by_class_path(command: str) -> tuple[Any, dict[str, Any]]:
     return getattr(importlib.import_module(module), name), {key: ast.literal_eval(value) for key, value in pairs}
 
 
-BY_CLASS_PATH = CosineRestartSchedule.fit(2500, 3, T_mult=2, warmup_steps=100, warmup_mode="prefix")
+BY_CLASS_PATH = CosineRestartSchedule.fit(2500, 3, T_mult=2, warmup_steps=100, warmup_mode="prefix", stable_ratio=0.8)
 
 
 @pytest.mark.parametrize("section", ["kohya sd-scripts", "musubi-tuner"])

@@ -87,7 +87,8 @@ NAMES = [control.name for control in CONTROLS] + ["warmup_mode", "cycles"]
 
 # Each is the query of a link: what is not in it is not given. The first one is what the page opens with.
 PRESETS = {
-    "three cycles, each twice as long": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500&num_cycles=3&T_mult=2",
+    "three cycles, each twice as long": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500&num_cycles=3&T_mult=2"
+    "&stable_ratio=0.8",
     "plain cosine": "lr=1e-3&num_training_steps=10000&num_warmup_steps=500",
     "SGDR: each cycle twice as long": "lr=0.05&num_training_steps=63000&T_0=1000&T_mult=2",
     "this project's figure": "lr=1&num_training_steps=120000&num_warmup_steps=2000&T_0=10000&decay=0.75"
