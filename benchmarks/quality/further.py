@@ -33,7 +33,7 @@ from benchmarks.quality.tasks import Size, Split, Task, load_code, load_text, te
 from benchmarks.quality.training import Records
 
 RESULTS = Path(__file__).parent.parent / "results"
-# The most important first. Those of the first list are run with all seeds before those of the second begin.
+# The most important first.
 ROWS = [
     ("same data", Contender("cosine")),
     ("same data", Contender("restarts")),
@@ -44,8 +44,8 @@ ROWS = [
     ("other data", Contender("restarts", decay=0.5)),
     ("other data", Contender("wsd_s")),
     ("same data", Contender("growing")),
+    ("same data", Contender("growing_wsd_s")),
 ]
-THEN = [("same data", Contender("cosine", 2))]
 # By their tuned peaks and first updates, these have nothing in common with the others.
 SECOND_HALF = [Contender("cosine", 4), Contender("wsd_s")]
 Row = tuple[str, Contender]
@@ -150,7 +150,7 @@ def in_half(rows: list[Row], half: int | None) -> list[Row]:
 
 def estimated_hours(kinds: Sequence[Task], budget: Budget, half: int | None = None) -> float:
     """How long all of it takes where no tuning grid grows, by the speed of a few updates and of one evaluation."""
-    rows = in_half(ROWS + THEN, half)
+    rows = in_half(ROWS, half)
     all_stages = stages(rows, budget) * len(budget.seeds)
     tuning = stages((("tuning", contender.tuned_as()) for _, contender in rows), budget)
     all_stages += tuning * len(budget.tuning_seeds) * budget.num_peak_lrs
@@ -171,12 +171,12 @@ def estimated_hours(kinds: Sequence[Task], budget: Budget, half: int | None = No
 
 def measure_all(kinds: Sequence[Task], scale: Scale, path: Path, half: int | None = None) -> None:
     """Tune and measure the rows, but for the runs that the file has already."""
-    with tqdm(total=len(scale.budget.seeds) * len(in_half(ROWS + THEN, half)), unit="run") as bar:
+    rows = in_half(ROWS, half)
+    with tqdm(total=len(scale.budget.seeds) * len(rows), unit="run") as bar:
         study = Study(Records(path), kinds, scale.budget, bar.update, scale.settings())
-        for rows in (ROWS, THEN):
-            for seed in scale.budget.seeds:
-                for row in in_half(rows, half):
-                    study.measure(seed, [row])
+        for seed in scale.budget.seeds:
+            for row in rows:
+                study.measure(seed, [row])
 
 
 def main() -> None:

@@ -102,6 +102,7 @@ THEN = [
         for name in ("constant", "infinite_cosine")
         for scenario in ("same data", "other data")
     ),
+    ("same data", Contender("growing_wsd_s")),
     ("same data", Contender("linear", 4)),
     ("same data", RESTARTS[2]),
     *(("other data", contender) for contender in (RESTARTS[3], *RESTARTS_WITH_WARMUP[1:])),
@@ -146,8 +147,9 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     stable = [*warm, *[1.0] * (total - num_warmup_steps)]
     if contender.name == "cosine":
         return list(cosine.curve(planned * contender.plan))
-    if contender.name == "growing":
-        return list(CosineRestartSchedule.fit(planned, 3, T_mult=2, warmup_steps=num_warmup_steps).curve(planned))
+    if contender.name in ("growing", "growing_wsd_s"):
+        how = {"warmup_steps": num_warmup_steps, "stable_ratio": 0.8 if contender.name == "growing_wsd_s" else 0.0}
+        return list(CosineRestartSchedule.fit(planned, 3, T_mult=2, **how).curve(planned))
     if contender.name == "linear":
         return [*warm, *linear(planned * contender.plan - num_warmup_steps)]
     if contender.name == "low":

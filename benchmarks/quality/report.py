@@ -53,6 +53,7 @@ PLATEAU = "restart with a plateau: `stable_ratio=0.8`"
 LOW = "continue at 0.1 of the peak"
 SCHEDULE_FREE = "Schedule-Free AdamW"
 GROWING = "growing cycles: `num_cycles=3, T_mult=2`"
+GROWING_PLATEAU = "growing cycles with a plateau: `num_cycles=3, T_mult=2, stable_ratio=0.8`"
 
 
 class Estimate(NamedTuple):
@@ -277,6 +278,7 @@ def contender_name(run: Any) -> str:
         "infinite_cosine": "infinite cosine",
         "schedule_free": SCHEDULE_FREE,
         "growing": GROWING,
+        "growing_wsd_s": GROWING_PLATEAU,
     }
     name = names[run.contender]
     return name + ", warmup" * run.restart_warmup + ", fresh optimizer" * run.fresh_optimizer
@@ -392,9 +394,9 @@ def decisions(
         at_the_end: The difference where the number of steps is known, if it comes from other runs.
     """
 
-    def after(factor: int, name: str, task: str) -> Estimate:
-        losses, planned = same_data_losses(moving, task)
-        return paired(losses[factor][name], planned[factor])
+    def after(factor: int, name: str, task: str, planned_for: int | None = None) -> Estimate:
+        losses, _ = same_data_losses(moving, task)
+        return paired(losses[factor][name], losses[factor][PLANNED.format(planned_for or factor)])
 
     def on_data(kind: str, name: str, task: str) -> Estimate:
         losses = other_data_losses(moving, task)[kind]
@@ -410,7 +412,13 @@ def decisions(
             "**Number of steps known.** 3 growing cycles, compared with 1 cosine",
             at_the_end or partial(after, 1, GROWING),
         ),
-        ("Short training: 1 cosine with a plateau, compared with 1 cosine", partial(after, 1, PLATEAU)),
+        ("3 growing cycles with a plateau, compared with 1 cosine", partial(after, 1, GROWING_PLATEAU)),
+        ("1 cosine with a plateau, compared with 1 cosine", partial(after, 1, PLATEAU)),
+        (
+            "**A checkpoint at N.** A cycle ends there, compared with 1 cosine planned for 4 N",
+            partial(after, 1, RESTART, planned_for=4),
+        ),
+        ("A cycle with a plateau ends there, compared with that cosine", partial(after, 1, PLATEAU, planned_for=4)),
         (
             "**Continued on the same data, to 4 N.** Restarts at the full peak, compared with 1 cosine planned for 4 N",
             partial(after, 4, RESTART),
@@ -448,9 +456,9 @@ def held(difference: Callable[[str], Estimate], verdict: str) -> str:
 def decision_table(frames: dict[str, pd.DataFrame]) -> str:
     """A row for each decision: what is compared, the verdict, and the difference in test loss on each task.
 
-    Where study 3 was run, another column says whether the verdict on `text` held there.
+    The last column says whether the verdict on `text` held in study 3.
     """
-    further = decisions(frames["further"]) if "further" in frames else {}
+    further = decisions(frames["further"])
 
     def at_the_end(task: str) -> Estimate:
         return minus_cosine(frames["known_end"], task)["`decay=1, T_mult=2`"]
@@ -461,11 +469,10 @@ def decision_table(frames: dict[str, pd.DataFrame]) -> str:
         verdicts = {task: of.verdict() for task, of in by_task.items()}
         same = len(set(verdicts.values())) == 1
         verdict = "; ".join(dict.fromkeys(of if same else f"`{task}`: {of}" for task, of in verdicts.items()))
-        rows.append([what, verdict, *(of.text(sign="+") for of in by_task.values())])
-        if further:
-            rows[-1].append(held(further[what], verdicts["text"]))
-    header = ["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS)]
-    return markdown_table(header + ["`text`, held at 5 times the length"] * bool(further), rows, num_text_columns=2)
+        differences = (of.text(sign="+") for of in by_task.values())
+        rows.append([what, verdict, *differences, held(further[what], verdicts["text"])])
+    header = ["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS), "`text`, held at 5 times the length"]
+    return markdown_table(header, rows, num_text_columns=2)
 
 
 Dots = dict[str, list[Estimate]]
@@ -567,16 +574,16 @@ def draw_all(frames: dict[str, pd.DataFrame]) -> dict[str, Figure]:
 
 def read(raw: Path) -> dict[str, pd.DataFrame]:
     """The raw results of the studies."""
-    frames = {"known_end": known_end(raw / "known_end.jsonl"), "moving_end": moving_end(raw / "moving_end.jsonl")}
-    further = raw / "further.jsonl"  # where study 3 was run
-    return frames | ({"further": moving_end(further)} if further.exists() else {})
+    ways = {"known_end": known_end, "moving_end": moving_end, "further": moving_end}
+    return {name: way(raw / f"{name}.jsonl") for name, way in ways.items()}
 
 
 def figures(raw: Path) -> dict[str, str]:
     """All that the pages may show, by the name that their comments give it."""
     frames = read(raw)
     known, moving = frames["known_end"], frames["moving_end"]
-    shown = {name: measurements(raw / f"{name}.jsonl") for name in ("known_end", "weight_averages", "moving_end")}
+    studies = ("known_end", "weight_averages", "moving_end", "further")
+    shown = {name: measurements(raw / f"{name}.jsonl") for name in studies}
     shown |= {"best": best_table(known), "arguments": argument_table(known), "decisions": decision_table(frames)}
     averages = records(raw / "weight_averages.jsonl")
     averages["name"] = [setting_name(run) for run in runs_of(averages)]
