@@ -65,17 +65,12 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
     model: Any = nn.Sequential(*layers)
     optimizer: Any = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-    # Compute the number of updates from the *prepared* loader: it has the batches of one process.
+    # Compute the number of updates from the *prepared* loader: it has the batches of one process. A fifteenth warms up.
     loader, held_out_loader = accelerator.prepare(loader, held_out_loader)
     updates_per_epoch = math.ceil(len(loader) / GRADIENT_ACCUMULATION_STEPS)
     num_updates = updates_per_epoch * num_epochs
     scheduler: Any = get_cosine_restarts_with_decay_and_warmup_schedule(
-        optimizer,
-        num_warmup_steps=num_updates // 15,
-        num_training_steps=num_updates,
-        num_cycles=3,
-        T_mult=2,
-        stable_ratio=0.8,
+        optimizer, num_updates // 15, num_updates, num_cycles=3, T_mult=2, stable_ratio=0.8
     )
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     count_optimizer_steps(scheduler)
