@@ -148,8 +148,11 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     if contender.name == "cosine":
         return list(cosine.curve(planned * contender.plan))
     if contender.name in ("growing", "growing_wsd_s"):
-        how = {"warmup_steps": num_warmup_steps, "stable_ratio": 0.8 if contender.name == "growing_wsd_s" else 0.0}
-        return list(CosineRestartSchedule.fit(planned, 3, T_mult=2, **how).curve(planned))
+        stable_ratio = 0.8 if contender.name == "growing_wsd_s" else 0.0
+        growing = CosineRestartSchedule.fit(
+            planned, 3, T_mult=2, warmup_steps=num_warmup_steps, stable_ratio=stable_ratio
+        )
+        return list(growing.curve(planned))
     if contender.name == "linear":
         return [*warm, *linear(planned * contender.plan - num_warmup_steps)]
     if contender.name == "low":
