@@ -199,7 +199,7 @@ class CosineRestartLR(LRScheduler):
         if self.last_epoch > self._warns_after:
             self._warn_of_passed_end()
         if self.verbose and self._here() != before and self.cycle > 0:
-            peaks = [sum(self._here().floor_and_span(*of_group)) for of_group in zip(self.base_lrs, self.eta_mins)]
+            peaks = [self.schedule.peak_lr(self.cycle, *of_group) for of_group in zip(self.base_lrs, self.eta_mins)]
             print(f"Step {self.last_epoch}: restart, cycle {self.cycle} of {self.T_i} steps with peak {peaks}")
 
     def _warn_if_optimizer_has_not_stepped(self) -> None:

@@ -169,7 +169,9 @@ class WarmCosTrainerMixin:
 
 def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args: TrainingArguments) -> str:
     """Return the checkpoint to resume from, after a check that it is complete; for True, the newest complete one."""
-    if not isinstance(resume_from_checkpoint, bool):
+    if isinstance(resume_from_checkpoint, bool):
+        folder = _newest_complete_checkpoint(args)
+    else:
         folder = Path(resume_from_checkpoint)
         file = find_incomplete_file(folder)
         if file is not None:
@@ -177,13 +179,15 @@ def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, arg
                 f"Expected resume_from_checkpoint to be a complete checkpoint, but {file} is missing or incomplete. "
                 "resume_from_checkpoint=True takes the newest complete one."
             )
-        # A Trainer loads the first two only together. With DeepSpeed both are in the third.
-        scheduler, optimizer, both = (any(folder.glob(of)) for of in ("scheduler.pt", "*optimizer*", "global_step*"))
-        if not (both or (scheduler and optimizer)):
-            logger.warning(
-                "%s has no optimizer or scheduler state (save_only_model?): the schedule starts again at step 0", folder
-            )
-        return str(folder)
+    # A Trainer loads the first two only together. With DeepSpeed both are in the third.
+    scheduler, optimizer, both = (any(folder.glob(of)) for of in ("scheduler.pt", "*optimizer*", "global_step*"))
+    if not (both or (scheduler and optimizer)):
+        message = "%s has no optimizer or scheduler state (save_only_model?): the schedule starts again at step 0"
+        logger.warning(message, folder)
+    return str(folder)
+
+
+def _newest_complete_checkpoint(args: TrainingArguments) -> Path:
     files = {folder: find_incomplete_file(folder) for folder in trainer_checkpoints(args.output_dir or "")}
     # Each node may have an output folder of its own, and all processes must resume from the same step.
     complete = Counter(gather_object([folder.name for folder, file in files.items() if file is None]))
@@ -192,7 +196,7 @@ def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, arg
         if complete[folder.name] == args.world_size:
             if incomplete:
                 logger.warning("Resume from %s. Skipped incomplete checkpoints: %s.", folder, "; ".join(incomplete))
-            return _complete_checkpoint(folder, args)
+            return folder
         incomplete.append(f"{file or f'on another node a file of {folder}'} is missing or incomplete")
     found = "; ".join(incomplete) or "there is none"
     raise ValueError(

@@ -8,11 +8,9 @@ import threading
 
 import diffusers.optimization
 import pytest
-import torch
 import transformers.optimization
 from optimizers import make_optimizer
-from packaging.version import Version
-from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
+from trainer_runs import BASE_LR, TRANSFORMERS_RESUMES, causal_lm, logged_rates, token_rows, training_arguments
 from transformers import Trainer
 
 from hf_warmcos import CosineRestartSchedule, WarmCosTrainer, register, unregister
@@ -20,11 +18,6 @@ from hf_warmcos.arguments import schedule_from_arguments
 
 LIBRARIES = pytest.mark.parametrize(
     "library", [transformers.optimization, diffusers.optimization], ids=["transformers", "diffusers"]
-)
-
-
-TRANSFORMERS_RESUMES = pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.6"), reason="transformers loads no checkpoint with a torch before 2.6"
 )
 
 

@@ -17,10 +17,10 @@ from code_blocks import code_blocks, run_blocks
 from datasets import Dataset
 from example_runs import free_port
 from optimizers import make_optimizer
-from packaging.version import Version
 from torch.optim.lr_scheduler import LambdaLR
 from trainer_runs import (
     BASE_LR,
+    TRANSFORMERS_RESUMES,
     causal_lm,
     logged_rates,
     processes,
@@ -62,9 +62,6 @@ from hf_warmcos import (
 from hf_warmcos.checkpoints import find_incomplete_file, trainer_checkpoints
 
 FOUR_CYCLES = {"num_cycles": 4, "decay": 0.75}
-TRANSFORMERS_RESUMES = pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.6"), reason="transformers loads no checkpoint with a torch before 2.6"
-)
 
 
 def train(output_dir, trainer_class=WarmCosTrainer, num_rows=64, model=None, **arguments):

@@ -143,14 +143,14 @@ def stages(runs: Iterable[Row], budget: Budget) -> list[Stage]:
     return [path[-1] for _, path in distinct]
 
 
-def in_half(rows: list[Row], half: int | None) -> list[Row]:
+def rows_of(half: int | None) -> list[Row]:
     """The rows of one of two processes that share the work, or all."""
-    return [row for row in rows if half is None or (row[1] in SECOND_HALF) == (half == 2)]
+    return [row for row in ROWS if half is None or (row[1] in SECOND_HALF) == (half == 2)]
 
 
 def estimated_hours(kinds: Sequence[Task], budget: Budget, half: int | None = None) -> float:
     """How long all of it takes where no tuning grid grows, by the speed of a few updates and of one evaluation."""
-    rows = in_half(ROWS, half)
+    rows = rows_of(half)
     all_stages = stages(rows, budget) * len(budget.seeds)
     tuning = stages((("tuning", contender.tuned_as()) for _, contender in rows), budget)
     all_stages += tuning * len(budget.tuning_seeds) * budget.num_peak_lrs
@@ -171,7 +171,7 @@ def estimated_hours(kinds: Sequence[Task], budget: Budget, half: int | None = No
 
 def measure_all(kinds: Sequence[Task], scale: Scale, path: Path, half: int | None = None) -> None:
     """Tune and measure the rows, but for the runs that the file has already."""
-    rows = in_half(ROWS, half)
+    rows = rows_of(half)
     with tqdm(total=len(scale.budget.seeds) * len(rows), unit="run") as bar:
         study = Study(Records(path), kinds, scale.budget, bar.update, scale.settings())
         for seed in scale.budget.seeds:

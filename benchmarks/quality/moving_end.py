@@ -145,10 +145,10 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     )
     warm = warmup(num_warmup_steps)
     stable = [*warm, *[1.0] * (total - num_warmup_steps)]
+    stable_ratio = 0.8 if contender.name in ("wsd_s", "growing_wsd_s") else 0.0
     if contender.name == "cosine":
         return list(cosine.curve(planned * contender.plan))
     if contender.name in ("growing", "growing_wsd_s"):
-        stable_ratio = 0.8 if contender.name == "growing_wsd_s" else 0.0
         growing = CosineRestartSchedule.fit(
             planned, 3, T_mult=2, warmup_steps=num_warmup_steps, stable_ratio=stable_ratio
         )
@@ -173,7 +173,7 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
         cycles=[(length, contender.decay**index) for index, length in enumerate(lengths)],
         warmup_steps=num_warmup_steps,
         warmup_mode="every_cycle" if contender.restart_warmup else "prefix",
-        stable_ratio=0.8 if contender.name == "wsd_s" else 0.0,
+        stable_ratio=stable_ratio,
     )
     return list(schedule.curve(total))
 

@@ -23,7 +23,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -394,16 +394,20 @@ def decisions(
         at_the_end: The difference where the number of steps is known, if it comes from other runs.
     """
 
+    same_data = cache(partial(same_data_losses, moving))
+    other_data = cache(partial(other_data_losses, moving))
+    stopped_at_any_time = cache(partial(losses_when_stopped, moving))
+
     def after(factor: int, name: str, task: str, planned_for: int | None = None) -> Estimate:
-        losses, _ = same_data_losses(moving, task)
+        losses, _ = same_data(task)
         return paired(losses[factor][name], losses[factor][PLANNED.format(planned_for or factor)])
 
     def on_data(kind: str, name: str, task: str) -> Estimate:
-        losses = other_data_losses(moving, task)[kind]
+        losses = other_data(task)[kind]
         return paired(losses[name], losses[RESTART])
 
     def at_any_time(name: str, task: str) -> Estimate:
-        stopped = losses_when_stopped(moving, task)
+        stopped = stopped_at_any_time(task)
         return paired(stopped[name], stopped[PLANNED.format(4)])
 
     half = "restart at 0.5 of the peak"
