@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, TypeAlias
 from hf_warmcos import __version__
 from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
 from hf_warmcos.checks import MOST_STEPS, learning_rate
-from hf_warmcos.options import Parser, add_schedule_options, add_training_options, schedule_arguments
+from hf_warmcos.options import Parser, add_schedule_options, add_training_options, drop_output, schedule_arguments
 from hf_warmcos.past_run import Comparison, PastRun
 from hf_warmcos.plotting import YSCALES, default_num_steps, save_picture
 from hf_warmcos.schedule import CosineRestartSchedule
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): The arguments. Defaults to those of the process.
 
     Returns:
-        `int`: The exit code: 0, or 1 if a past run's learning rates are not the schedule's.
+        `int`: The exit code: 0, 1 if a past run's learning rates are not the schedule's, or 130 after Ctrl-C.
 
     Raises:
         SystemExit: With code 2, after one line on stderr, if an argument is wrong; with code 0 after `--help`.
@@ -78,6 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     ```
     """
     arguments = sys.argv[1:] if argv is None else argv
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller closed it, as with `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if arguments[:1] == ["run"]:
         from hf_warmcos.run import run
 
@@ -100,8 +103,9 @@ def main(argv: list[str] | None = None) -> int:
             print(comparison.verdict, file=sys.stderr if is_for_programs else sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads the output, such as `head`, has seen enough; nothing is left to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # whoever reads it, such as `head`, has seen enough
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as error:
         commands[options.command].error(f"{error}: pip install 'hf_warmcos[plot]'")
     except (ValueError, TypeError, ArithmeticError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from typing import Any, NoReturn
@@ -45,12 +46,28 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return options, unknown
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit, with one line on stderr where what was printed cannot be written."""
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as error:
+            drop_output()
+            if not isinstance(error, BrokenPipeError):
+                status, message = 2, f"{self.prog}: error: {error}\n"
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after one line on stderr, which names the option, command or choice that may be meant."""
         if wrong := re.search(r"(?:unrecognized arguments: -*|invalid choice: '?)(\w+)", message):
             known = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
             message += with_hints([wrong[1]], [name.lstrip("-") for name in known]).removeprefix(repr(wrong[1]))
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def drop_output() -> None:
+    """Let what could not be written to stdout go: Python would try it again at exit, and report an error there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _FormatError(argparse.ArgumentTypeError, ValueError):

@@ -6,9 +6,11 @@ import csv
 import inspect
 import io
 import json
+import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +219,56 @@ def test_a_table_of_10_to_the_11_cycles_begins_at_once_and_may_be_cut_off(form):
         table.stdout.close()
         assert table.stderr.read() == b""
     assert table.returncode == 0
+
+
+def in_a_shell(arguments, redirected):
+    """The command with its output redirected by a shell, as a user's Python runs it: with a buffer."""
+    command = f"set -o pipefail; {sys.executable} -m hf_warmcos {arguments} {redirected}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+
+
+PRINTING = ["table --T_0 10", "plot --T_0 10", "--help", "table --help", "run --help", "--version"]
+
+
+@pytest.mark.parametrize("redirected", [">&-", ">&- 2>&-", "2>&- | tail -c 0", "| true"])
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_where_nobody_reads_the_output_nothing_is_said(arguments, redirected):
+    ran = in_a_shell(arguments, redirected)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("arguments", [*PRINTING, "table --T_0 10 --num_training_steps 1e9"])
+def test_output_that_does_not_fit_onto_the_disk_is_one_line_and_exit_code_2(arguments):
+    ran = in_a_shell(arguments, "> /dev/full")
+    assert ran.returncode == 2
+    assert re.fullmatch(r"hf-warmcos( \w+)?: error: .*No space left on device\n", ran.stderr)
+
+
+def test_a_wrong_argument_is_named_also_where_the_output_fits_nowhere():
+    ran = in_a_shell("table --T_0 0", "> /dev/full")
+    assert (ran.returncode, ran.stderr) == (2, "hf-warmcos table: error: Expected T_0 > 0, but got T_0=0\n")
+
+
+def test_a_warning_goes_nowhere_but_to_stderr():
+    ran = in_a_shell("table --T_0 10 --num_training_steps 85 --format json", "2>&-")
+    assert len(json.loads(ran.stdout)) == 9
+
+
+def test_a_verdict_is_the_exit_code_also_where_nobody_reads_it(tmp_path):
+    for logged, code in ((1.0, 0), (0.5, 1)):
+        (tmp_path / "log.json").write_text(json.dumps([{"step": 1, "learning_rate": logged}]))
+        assert in_a_shell(f"table --T_0 10 --from {tmp_path}/log.json", ">&-").returncode == code
+
+
+def test_a_table_that_is_interrupted_ends_without_a_traceback():
+    command = [sys.executable, "-m", "hf_warmcos", "table", "--T_0=10", "--num_training_steps=1e12"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as table:
+        table.stdout.readline()
+        table.send_signal(signal.SIGINT)
+        table.stdout.read()
+        assert table.stderr.read() == b""
+    assert table.returncode == 130
 
 
 def test_the_version_is_the_packages(capsys):
