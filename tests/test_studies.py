@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.quality import further, known_end, moving_end, report, weight_averages
 from benchmarks.quality.report import Estimate
+from benchmarks.quality.results import pack, packed, read_lines
 from benchmarks.quality.tasks import Split, load_images, text_task, turned
 from benchmarks.quality.training import Records
 
@@ -36,7 +37,25 @@ def images():
 
 
 def lines_of(path):
-    return [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
+    return [{**json.loads(line), "seconds": 0} for line in read_lines(path)]
+
+
+def test_packed_runs_come_first_are_not_made_again_and_give_the_same_bytes_each_time(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for index in range(6):
+        Records(path).of({"seed": index}, lambda index=index: {"loss": index})
+        assert [line["loss"] for line in lines_of(path)] == [*range(index + 1)]
+        if index % 2:
+            pack(path)
+            assert not path.exists()
+            pack(path)
+    before = packed(path).read_bytes()
+    path.write_text('{"run": {"seed": 6}, "lo')  # the half line of a kill
+    assert Records(path).of({"seed": 5}, lambda: pytest.fail("made again"))["loss"] == 5
+    pack(path)
+    assert packed(path).read_bytes() == before
+    with pytest.raises(FileNotFoundError):
+        read_lines(tmp_path / "none.jsonl")
 
 
 def test_study_1_measures_each_schedule_at_the_same_budget_and_continues_where_it_was_stopped(tmp_path, images):

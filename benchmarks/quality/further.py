@@ -11,7 +11,7 @@ A few contenders of study 2, trained by its code, and the growing cycles of stud
 first run that needs it. All contenders are run with one seed, then with the next: wherever you stop it, what is there
 can be compared.
 
-To repeat one run, delete its line from the results and run the command again: all digits but the seconds come back.
+To repeat one run, unpack the results, delete its line and run the command again: all digits but the seconds come back.
 """
 
 from __future__ import annotations

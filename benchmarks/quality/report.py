@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality.report
 
-writes the tables and numbers of docs/when-to-use.md and docs/results.md, and the pictures of docs/results.md. On the
-pages, each table or number stands between two comments with its name: nobody types them by hand.
+packs the raw results, and writes the tables and numbers of docs/when-to-use.md and docs/results.md, and the pictures of
+docs/results.md. On the pages, each table or number stands between two comments with its name: none is typed by hand.
 
 | name on the page | function | a row for each | the numbers |
 | --- | --- | --- | --- |
@@ -35,12 +35,14 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.documents import markdown_table, write_figures
 from benchmarks.pictures import GRAY, INK, WIDTH, save, style
+from benchmarks.quality.results import pack, read_lines
 from hf_warmcos.plotting import BLUE, VERMILLION
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 
+STUDIES = ("known_end", "weight_averages", "moving_end", "further")
 YES = {True: "yes", False: "no"}
 NO_DIFFERENCE = "no significant difference"
 ARROWS = {"better": "\u00a0↓", "worse": "\u00a0↑", NO_DIFFERENCE: "", "equal": ""}
@@ -100,7 +102,7 @@ def against(values: pd.Series, reference: pd.Series) -> str:
 
 def records(path: Path) -> pd.DataFrame:
     """A row per run: what determines it, and what was measured."""
-    frame = pd.DataFrame(map(json.loads, path.read_text().splitlines()))
+    frame = pd.DataFrame(map(json.loads, read_lines(path)))
     runs = pd.json_normalize(list(frame.pop("run"))).rename(columns={"contender.name": "contender"})
     return runs.rename(columns=lambda name: name.split(".")[-1]).join(frame)
 
@@ -586,8 +588,7 @@ def figures(raw: Path) -> dict[str, str]:
     """All that the pages may show, by the name that their comments give it."""
     frames = read(raw)
     known, moving = frames["known_end"], frames["moving_end"]
-    studies = ("known_end", "weight_averages", "moving_end", "further")
-    shown = {name: measurements(raw / f"{name}.jsonl") for name in studies}
+    shown = {name: measurements(raw / f"{name}.jsonl") for name in STUDIES}
     shown |= {"best": best_table(known), "arguments": argument_table(known), "decisions": decision_table(frames)}
     averages = records(raw / "weight_averages.jsonl")
     averages["name"] = [setting_name(run) for run in runs_of(averages)]
@@ -607,6 +608,8 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, default=RAW, help="the folder of the raw results (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages (default: %(default)s)")
     arguments = parser.parse_args()
+    for study in STUDIES:
+        pack(arguments.raw / f"{study}.jsonl")
     shown = figures(arguments.raw)
     for page in (arguments.docs / "when-to-use.md", arguments.docs / "results.md"):
         page.write_text(write_figures(page.read_text(), shown))

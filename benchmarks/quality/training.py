@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.quality.results import read_lines
 from benchmarks.quality.tasks import Task
 
 # The texts come with Python, and differ from one version to the next.
@@ -57,17 +57,15 @@ def loss_and_accuracy(log_probs: Tensor, labels: Tensor) -> dict[str, float | No
 
 
 class Records:
-    """A JSON-lines file with a line for each run: what determines it (`"run"`), and what was measured."""
+    """A file of results with a line for each run: what determines it (`"run"`), and what was measured."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        text = path.read_text()
-        whole_lines = text[: text.rfind("\n") + 1]
-        if whole_lines != text:  # it was stopped while it wrote
-            os.truncate(path, len(whole_lines.encode()))
-        records = [json.loads(line) for line in whole_lines.splitlines()]
+        with path.open("ab+") as file:  # without the half line of a run that was stopped while it wrote
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        records = [json.loads(line) for line in read_lines(path)]
         self.known = {json.dumps(record["run"], sort_keys=True): record for record in records}
 
     def of(self, run: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
