@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table below
     from hf_warmcos.callbacks import CycleEndCallback
-    from hf_warmcos.checkpoints import find_cycle_end_checkpoints
+    from hf_warmcos.checkpoints import find_cycle_end_checkpoints, find_incomplete_file
     from hf_warmcos.cycles import Cycle
     from hf_warmcos.distributed import count_optimizer_steps
     from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
@@ -34,6 +34,7 @@ _MODULES = {
     "WarmCosTrainerMixin": "trainer",
     "CycleEndCallback": "callbacks",
     "find_cycle_end_checkpoints": "checkpoints",
+    "find_incomplete_file": "checkpoints",
     "plot_schedule": "plotting",
 }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import pickletools
 import re
 import zipfile
+from collections import deque
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -21,8 +23,7 @@ logger = logging.getLogger("hf_warmcos")
 
 TRAINER_STATE = "trainer_state.json"  # what a Trainer writes last into a checkpoint
 SCHEDULER_STATES = ("scheduler.pt", "scheduler.bin")  # of a Trainer, of Accelerate
-# What a Trainer, Accelerate and DeepSpeed write, and what shows by itself whether it was written to the end.
-CHECKED = r"^trainer_state\.json$|(model|optim|sched|scaler|rng|training_args).*\.(safetensors|bin|pth?|index\.json)$"
+PICKLES = (".pt", ".pth", ".pkl", ".bin")  # what torch.save writes
 # As transformers and PEFT name the configuration and the weights of a model, or the index of divided weights.
 CONFIGURATIONS = ["config.json", "adapter_config.json"]
 SUFFIXES = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")
@@ -35,39 +36,95 @@ def trainer_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     return sorted(filter(Path.is_dir, folders), key=lambda folder: int(folder.name.split("-")[1]), reverse=True)
 
 
-def find_incomplete_file(checkpoint: Path, of_trainer: bool = True) -> Path | None:
-    """Return a file of the checkpoint that is missing or was not written to the end; None if it is complete.
+def find_incomplete_file(checkpoint: str | PathLike[str], process_index: int | None = None) -> Path | None:
+    """Return a file of a checkpoint that is missing or cannot be read to its end; None if the checkpoint is complete.
 
-    Files in safetensors, files of `torch.save` and JSON files show by themselves whether they were written to the end,
-    and the index of divided weights names their files. Only files with the names that a Trainer, Accelerate and
-    DeepSpeed give are checked. Weights may have another name: they were written if the Trainer's state is there.
+    It takes checkpoints of a `Trainer` (`trainer.save_checkpoint` and the folders `checkpoint-N`), and of Accelerate
+    (`accelerator.save_state`).
+
+    - Files in safetensors, files of `torch.save`, pickles and JSON files show whether they were written to the end. Of
+      other files, such as texts, this cannot be known.
+    - The index of divided weights names its files.
+    - A Trainer writes `trainer_state.json` last. Accelerate writes the random states last.
+    - Each process saves its random state. One that is missing would change dropout after resuming, without a word.
 
     Args:
-        checkpoint (`Path`): The folder of the checkpoint.
-        of_trainer (`bool`, *optional*, defaults to `True`): Whether a Trainer saved it, which writes its state last.
+        checkpoint (`str` or `PathLike`): The folder of the checkpoint.
+        process_index (`int`, *optional*): The process that is going to resume from it, as in
+            `accelerator.process_index`: its random state must be there if one of a later process is there. Without it,
+            any random state is enough.
+
+    Returns:
+        `Path` or `None`: The first such file.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> import torch
+    >>> from accelerate import Accelerator
+    >>> accelerator = Accelerator()
+    >>> model = accelerator.prepare(torch.nn.Linear(2, 1))
+    >>> folder = accelerator.save_state(tempfile.mkdtemp())
+    >>> find_incomplete_file(folder)
+    >>> _ = (folder / "model.safetensors").write_bytes(b"half of it")
+    >>> find_incomplete_file(folder).name
+    'model.safetensors'
+
+    ```
     """
+    checkpoint = Path(checkpoint)
     for path in filter(Path.is_file, sorted(checkpoint.rglob("*"))):
         # The first name is there while transformers saves because of a SIGTERM.
-        if path.name == "checkpoint-is-incomplete.txt" or (re.search(CHECKED, path.name) and not _is_complete(path)):
+        if path.name == "checkpoint-is-incomplete.txt" or not _is_complete(path, path.parent == checkpoint):
             return path
-    required = [TRAINER_STATE] if of_trainer else []
+    required = [] if _is_of_accelerate(checkpoint) else [TRAINER_STATE]
     for index in checkpoint.glob("*model.*.index.json"):
-        required += json.loads(index.read_bytes()).get("weight_map", {}).values()
+        try:
+            required += json.loads(index.read_bytes()).get("weight_map", {}).values()
+        except AttributeError:  # it is no object
+            return index
+    required += _needed_random_state(checkpoint, process_index)
     return next((checkpoint / name for name in required if not (checkpoint / name).is_file()), None)
 
 
-def _is_complete(path: Path) -> bool:
+def _is_complete(path: Path, in_checkpoint: bool) -> bool:
+    """Whether a file was written to the end, as far as files of its kind show it."""
     try:
         if path.suffix == ".safetensors":
             safe_open(path, framework="pt")  # compares the lengths in the header with the size of the file
         elif path.suffix == ".json":
-            return isinstance(json.loads(path.read_bytes()), dict)
-        else:
-            with path.open("rb") as file:  # torch.save writes a zip archive, whose directory is at its end
-                return not b"PK".startswith(file.read(2)) or zipfile.is_zipfile(file)
-    except (SafetensorError, ValueError):
+            content = path.read_bytes()
+            json.JSONDecoder().raw_decode(content.decode(json.detect_encoding(content)).lstrip())  # or JSON lines
+        elif path.suffix in PICKLES:
+            with path.open("rb") as file:
+                start = file.read(2)
+                if b"PK".startswith(start):  # torch.save writes a zip archive, whose directory is at its end
+                    return zipfile.is_zipfile(file)
+                if start[:1] != pickle.PROTO:  # below the checkpoint's own folder, .bin may be anything
+                    return path.suffix == ".bin" and not in_checkpoint
+                file.seek(0)
+                deque(pickletools.genops(file), maxlen=0)  # reads, but runs nothing
+    except (SafetensorError, ValueError, RecursionError):
         return False
     return True
+
+
+def _is_of_accelerate(checkpoint: Path) -> bool:
+    return (checkpoint / SCHEDULER_STATES[1]).exists() or any(checkpoint.glob("random_states_*.pkl"))
+
+
+def _needed_random_state(checkpoint: Path, process_index: int | None) -> list[str]:
+    """The random state that must be there, if any. On several nodes, each may have the files of its own processes."""
+    if _is_of_accelerate(checkpoint):
+        of_one, of_each, last = "random_states_0.pkl", "random_states_{}.pkl", 0
+    else:  # a Trainer numbers them from two processes on, and saves none with save_only_model
+        of_one, of_each, last = "rng_state.pth", "rng_state_{}.pth", 1
+    found = [int(path.stem.rpartition("_")[2]) for path in checkpoint.glob(of_each.format("[0-9]*"))]
+    if not found:
+        return [of_one] if any((checkpoint / name).exists() for name in SCHEDULER_STATES) else []
+    is_needed = process_index is not None and process_index <= max(last, *found)
+    return [of_each.format(process_index)] if is_needed else []
 
 
 class _Checkpoint(NamedTuple):
@@ -109,7 +166,7 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     found, skipped = [], []
     for folder in folders:
         with suppress(FileNotFoundError):  # deleted meanwhile: a training with save_total_limit is running
-            incomplete = find_incomplete_file(folder, of_trainer=not (folder / SCHEDULER_STATES[1]).exists())
+            incomplete = find_incomplete_file(folder)
             missing = (folder / name for name, others in having.items() if others and folder not in others)
             incomplete = incomplete or next(missing, None)
             found += _read(folder) if incomplete is None else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -173,7 +172,7 @@ def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, arg
         folder = _newest_complete_checkpoint(args)
     else:
         folder = Path(resume_from_checkpoint)
-        file = find_incomplete_file(folder)
+        file = find_incomplete_file(folder, args.process_index)
         if file is not None:
             raise ValueError(
                 f"Expected resume_from_checkpoint to be a complete checkpoint, but {file} is missing or incomplete. "
@@ -188,16 +187,18 @@ def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, arg
 
 
 def _newest_complete_checkpoint(args: TrainingArguments) -> Path:
-    files = {folder: find_incomplete_file(folder) for folder in trainer_checkpoints(args.output_dir or "")}
+    folders = trainer_checkpoints(args.output_dir or "")
     # Each node may have an output folder of its own, and all processes must resume from the same step.
-    complete = Counter(gather_object([folder.name for folder, file in files.items() if file is None]))
+    files = gather_object([(folder.name, find_incomplete_file(folder, args.process_index)) for folder in folders])
     incomplete: list[str] = []
-    for folder, file in files.items():
-        if complete[folder.name] == args.world_size:
+    for folder in folders:
+        found_by = [file for name, file in files if name == folder.name]
+        file = next(filter(None, found_by), None)
+        if file is None and len(found_by) == args.world_size:
             if incomplete:
                 logger.warning("Resume from %s. Skipped incomplete checkpoints: %s.", folder, "; ".join(incomplete))
             return folder
-        incomplete.append(f"{file or f'on another node a file of {folder}'} is missing or incomplete")
+        incomplete.append(f"{file or f'on another node {folder}'} is missing or incomplete")
     found = "; ".join(incomplete) or "there is none"
     raise ValueError(
         f"Expected a complete checkpoint in {args.output_dir!r} for resume_from_checkpoint=True, but {found}. Start "

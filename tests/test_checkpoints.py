@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
+import pickle
 import shutil
 import threading
 
 import pytest
 import torch
 from accelerate import Accelerator
+from example_runs import Run
 from safetensors.torch import save_file
-from trainer_runs import causal_lm, token_rows, training_arguments
+from trainer_runs import causal_lm, save_with_accelerate, token_rows, train_and_keep_result, training_arguments
 from transformers import GPT2LMHeadModel, Trainer
 
 from hf_warmcos import CycleEndCallback, WarmCosTrainer, get_cosine_restarts_with_decay_and_warmup_schedule
@@ -232,25 +235,84 @@ class TestCycleEnds:
             find_cycle_end_checkpoints(tmp_path / "nowhere")
 
 
+@pytest.fixture(scope="module", params=[("Trainer", 1), ("Trainer", 2), ("Accelerate", 1), ("Accelerate", 2)])
+def saved(request, tmp_path_factory):
+    """A checkpoint of a Trainer or of Accelerate, saved on one or on two processes, and their number."""
+    tool, num_processes = request.param
+    folder = tmp_path_factory.mktemp("saved")
+    save = {"Trainer": train_and_keep_result, "Accelerate": save_with_accelerate}[tool]
+    arguments = {"Trainer": {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}, "Accelerate": {}}[tool]
+    entry = functools.partial(save, str(folder), **arguments)
+    Run(folder / "log", num_processes=num_processes, entry=entry).succeed()
+    return next(folder.glob("*_1" if tool == "Accelerate" else "checkpoint-1")), num_processes
+
+
 class TestIncompleteFiles:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "model.safetensors",
-            "optimizer.pt",
-            "scheduler.pt",
-            "rng_state.pth",
-            "training_args.bin",
-            "trainer_state.json",
-        ],
-    )
-    def test_are_found_wherever_they_were_cut(self, copy_of_run, name):
-        checkpoint = copy_of_run / "checkpoint-16"
-        assert find_incomplete_file(checkpoint) is None
-        size = (checkpoint / name).stat().st_size
-        for num_bytes in (size - 2, size // 2, 1, 0):
-            tear(checkpoint / name, num_bytes)
-            assert find_incomplete_file(checkpoint) == checkpoint / name
+    def test_are_found_in_each_file_wherever_it_was_cut_off(self, saved, tmp_path):
+        checkpoint, num_processes = shutil.copytree(saved[0], tmp_path / "copy"), saved[1]
+        assert all(find_incomplete_file(checkpoint, index) is None for index in (None, *range(num_processes)))
+        names = {path.name for path in checkpoint.iterdir()}
+        assert {"model.safetensors"} < names
+        for name in names:
+            content = (checkpoint / name).read_bytes()
+            for num_bytes in (0, 1, len(content) // 2, len(content) - 2, len(content) - 1):
+                tear(checkpoint / name, num_bytes)
+                if content[num_bytes:] != b"\n":  # a JSON file says the same without its last end of line
+                    assert find_incomplete_file(checkpoint) == checkpoint / name, num_bytes
+                (checkpoint / name).write_bytes(content)
+
+    def test_can_be_the_random_state_of_the_process(self, saved, tmp_path):
+        checkpoint, num_processes = shutil.copytree(saved[0], tmp_path / "copy"), saved[1]
+        states = sorted([*checkpoint.glob("rng_state*"), *checkpoint.glob("random_states*")])
+        assert len(states) == num_processes
+        for index, state in enumerate(states):
+            content = state.read_bytes()
+            state.write_bytes(b"garbage" * 1000)
+            assert find_incomplete_file(checkpoint) == state
+            state.unlink()
+            # Of Accelerate's random states, the last one may be one that never was.
+            of_last = index == len(states) - 1 > 0 and state.suffix == ".pkl"
+            assert find_incomplete_file(checkpoint, index) == (None if of_last else state)
+            others = {*range(num_processes)} - {index}
+            assert all(find_incomplete_file(checkpoint, other) is None for other in others)
+            state.write_bytes(content)
+        assert find_incomplete_file(checkpoint, num_processes) is None, "a process that was not there before"
+
+    def test_can_be_the_random_states_of_all_processes(self, saved, tmp_path):
+        checkpoint = shutil.copytree(saved[0], tmp_path / "copy")
+        for state in [*checkpoint.glob("rng_state*"), *checkpoint.glob("random_states*")]:
+            state.unlink()
+        of_one = "random_states_0.pkl" if (checkpoint / "scheduler.bin").exists() else "rng_state.pth"
+        assert find_incomplete_file(checkpoint) == checkpoint / of_one
+
+    @pytest.mark.parametrize("lost", [0, 1])
+    def test_of_one_of_two_processes_let_a_trainer_resume_before_it_on_both(self, tmp_path, lost):
+        arguments = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+        Run(
+            tmp_path / "log",
+            num_processes=2,
+            entry=functools.partial(train_and_keep_result, str(tmp_path), **arguments),
+        ).succeed()
+        weights = torch.load(tmp_path / "result_0.pt")["weights"]
+        lost_file = tmp_path / "checkpoint-4" / f"rng_state_{lost}.pth"
+        lost_file.unlink()
+        resume = functools.partial(train_and_keep_result, str(tmp_path), resume_from_checkpoint=True, **arguments)
+        output = Run(tmp_path / "log", num_processes=2, entry=resume).succeed()
+        expected = f"Resume from {tmp_path / 'checkpoint-2'}. Skipped incomplete checkpoints: {lost_file} is missing"
+        assert expected in output
+        resumed = torch.load(tmp_path / "result_0.pt")["weights"]
+        assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+
+    def test_are_none_in_a_checkpoint_that_has_only_the_model(self, tmp_path):
+        train(tmp_path, save_strategy="steps", save_steps=12, save_only_model=True)
+        assert find_incomplete_file(tmp_path / "checkpoint-12", 0) is None
+
+    def test_are_none_on_a_node_that_has_only_the_random_states_of_its_own_processes(self, tmp_path):
+        train_and_keep_result(str(tmp_path), max_steps=1, save_strategy="steps", save_steps=1)
+        checkpoint = tmp_path / "checkpoint-1"
+        state = (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_2.pth")
+        shutil.copy(state, checkpoint / "rng_state_3.pth")
+        assert find_incomplete_file(checkpoint, 2) is find_incomplete_file(checkpoint, 3) is None
 
     def test_can_be_missing(self, copy_of_run):
         state = copy_of_run / "checkpoint-16" / "trainer_state.json"
@@ -259,11 +321,12 @@ class TestIncompleteFiles:
 
     def test_can_be_named_by_an_index(self, tmp_path):
         causal_lm().save_pretrained(tmp_path, max_shard_size="5KB")
-        assert find_incomplete_file(tmp_path, of_trainer=False) is None
+        (tmp_path / "trainer_state.json").write_text("{}")
+        assert find_incomplete_file(tmp_path) is None
         index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
         shard = tmp_path / sorted(index["weight_map"].values())[0]
         shard.unlink()
-        assert find_incomplete_file(tmp_path, of_trainer=False) == shard
+        assert find_incomplete_file(tmp_path) == shard
 
     def test_can_be_the_index_itself(self, copy_of_run):
         index = copy_of_run / "checkpoint-16" / "model.safetensors.index.json"
@@ -306,18 +369,38 @@ class TestIncompleteFiles:
         (checkpoint / "model.safetensors").rename(checkpoint / "weights")
         (checkpoint / name).parent.mkdir(exist_ok=True)
         (checkpoint / "weights").rename(checkpoint / name)
+        if name.endswith(".bin"):
+            torch.save({"weight": torch.zeros(1)}, checkpoint / name)
         assert find_incomplete_file(checkpoint) is None
 
     @pytest.mark.parametrize(
         ("name", "text"),
         [
             ("completions.json", '{"a": 1}\n{"a": 2}\n'),
-            ("notes.json", '// comment\n{"a": 1}\n'),
             ("terms.index.json", "[]"),
-            ("empty.bin", ""),
-            ("data.bin", "P"),
+            ("language_model/5gram.bin", "mmap lm http://kheafield.com/code format version 5"),
+            ("notes.txt", ""),
+            ("merges", "P"),
         ],
     )
     def test_are_none_among_files_that_others_add(self, copy_of_run, name, text):
-        (copy_of_run / "checkpoint-16" / name).write_text(text)
+        path = copy_of_run / "checkpoint-16" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
         assert find_incomplete_file(copy_of_run / "checkpoint-16") is None
+
+    @pytest.mark.parametrize("protocol", range(2, 6))
+    def test_can_be_pickles(self, copy_of_run, protocol):
+        path = copy_of_run / "checkpoint-16" / "notes.pkl"
+        content = pickle.dumps([{"a": 1.0}] * 9, protocol)
+        for num_bytes in range(len(content)):
+            path.write_bytes(content[:num_bytes])
+            assert find_incomplete_file(path.parent) == path
+        path.write_bytes(content)
+        assert find_incomplete_file(path.parent) is None
+
+    def test_can_be_json_that_nothing_could_read(self, copy_of_run):
+        path = copy_of_run / "checkpoint-16" / "trainer_state.json"
+        for content in (b"\xff" * 100, b"garbage", b"[" * 100_000):
+            path.write_bytes(content)
+            assert find_incomplete_file(path.parent) == path

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from example_runs import warm_context
 from packaging.version import Version
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
-from hf_warmcos import WarmCosTrainer
+from hf_warmcos import CosineRestartLR, CosineRestartSchedule, WarmCosTrainer
 
 # These models are too small for more, and several of them train at once.
 torch.set_num_threads(1)
@@ -83,3 +84,20 @@ def train_in_process_group(rank: int, world_size: int, port: int, output_dir: st
         MASTER_PORT=str(port),
     )
     train_and_keep_result(output_dir, **arguments)
+
+
+def save_with_accelerate(output_dir: str) -> None:
+    """Save the state of a model, its optimizer, its scheduler and an object of the user, as `state_1`."""
+    accelerator = Accelerator(cpu=True)
+    model = causal_lm()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=BASE_LR)
+    scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=1))
+    prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    accelerator.register_for_checkpointing(torch.optim.SGD([torch.zeros(1)], lr=BASE_LR))
+    tokens = torch.tensor([[1, 2, 3]])
+    accelerator.backward(prepared(input_ids=tokens, labels=tokens).loss)
+    optimizer.step()
+    scheduler.step()
+    accelerator.save_state(f"{output_dir}/state_1")
+    accelerator.free_memory(prepared, optimizer, scheduler)
+    accelerator.end_training()
