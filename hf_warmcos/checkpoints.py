@@ -173,7 +173,7 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
             skipped += [] if incomplete is None else [f"{incomplete} is missing or incomplete"]
     newest = max(found, key=lambda of: of.saved_at, default=_Checkpoint(Path(), 0, None, [], 0))
     own = {of.step: of.folder for of in found if of.run == newest.run}
-    if newest.saved_at > 0:
+    if newest.saved_at:
         own = {step: own[step] for step in newest.cycle_ends if step in own}
         skipped += [f"the checkpoint of step {step} is missing" for step in newest.cycle_ends if step not in own]
     elif len(own) < len(found):

@@ -57,7 +57,8 @@ def plot_schedule(
             scheduler has its own.
         eta_min (`float`, *optional*, defaults to 0.0): The minimum of a [`CosineRestartSchedule`], a learning rate. A
             scheduler has its own.
-        ax (`matplotlib.axes.Axes`, *optional*): The axes to draw into. By default a new figure of pyplot.
+        ax (`matplotlib.axes.Axes`, *optional*): The axes to draw into. By default a new figure of pyplot, 9 by
+            3.4 inches.
         yscale (`str`, *optional*, defaults to `"linear"`): The scale of the learning rate, `"linear"` or `"log"`. A
             log scale starts at the minimum, or at 1e-4 of the highest learning rate where the minimum is 0.
         legend (`bool`, *optional*, defaults to `True`): Whether to draw a legend, above the curves.

@@ -107,6 +107,11 @@ def test_a_training_that_ends_inside_a_cycle_is_told_with_the_rate_of_each_group
     assert misfit(CosineRestartSchedule(100, 0.5, num_cycles=3), 120).endswith("at a learning rate of 0.654508.")
 
 
+def test_the_number_of_cycles_that_is_advised_is_that_of_the_steps_after_a_long_warmup():
+    schedule = schedule_from_arguments(900, 1000, T_0=30)
+    assert "Use num_cycles=3 in place of T_0" in misfit(schedule, 1000)
+
+
 @given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([1, 1.5, 2]), st.integers(0, 50), st.integers(1, 5))
 def test_something_is_told_exactly_where_training_does_not_end_with_a_cycle_and_the_advice_holds(
     num_training_steps, T_0, T_mult, num_warmup_steps, num_cycles

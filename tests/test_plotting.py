@@ -26,6 +26,7 @@ from hf_warmcos import (
     CosineRestartSchedule,
     plot_schedule,
 )
+from hf_warmcos.cli import main
 from hf_warmcos.plotting import (
     FIGURE_SIZE,
     LINE_STYLES,
@@ -95,6 +96,20 @@ def test_restarts_warmup_and_peaks_are_marked_and_labelled(ax):
     assert legend(ax) == ["warmup", "restart"]
     (warmup,) = ax.patches
     assert (warmup.get_x(), warmup.get_width()) == (0, 20)
+
+
+@pytest.mark.parametrize(("num_steps", "last"), [(15, 14), (20, 19), (21, 20), (300, 20)])
+def test_a_warmup_is_marked_up_to_its_end_or_the_last_step_that_is_drawn(num_steps, last, ax):
+    plot_schedule(SCHEDULE, num_steps, ax=ax)
+    (warmup,) = ax.patches
+    assert (warmup.get_x(), warmup.get_width()) == (0, last)
+
+
+def test_a_picture_is_9_by_3_4_inches_where_nobody_brings_axes(tmp_path):
+    assert plot_schedule(SCHEDULE).figure.get_size_inches().tolist() == [9, 3.4]
+    main(["plot", "--T_0", "10", "--output", str(tmp_path / "picture.png")])
+    picture = Image.open(tmp_path / "picture.png")
+    assert [pixels / dpi for pixels, dpi in zip(picture.size, picture.info["dpi"])] == pytest.approx([9, 3.4], rel=1e-3)
 
 
 @pytest.mark.parametrize("yscale", ["linear", "log"])

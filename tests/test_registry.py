@@ -187,6 +187,20 @@ def test_gives_back_what_someone_else_had_put_there_and_leaves_what_someone_else
         assert entry() is someone_elses_later
 
 
+def test_the_end_of_an_inner_registration_leaves_what_someone_else_has_put_there_since(monkeypatch):
+    def someone_elses(optimizer, num_warmup_steps, num_training_steps):
+        raise AssertionError
+
+    with register(decay=0.5), monkeypatch.context() as patch:
+        with register(num_cycles=3):
+            patch.setitem(
+                transformers.optimization.TYPE_TO_SCHEDULER_FUNCTION,
+                transformers.SchedulerType.COSINE_WITH_RESTARTS,
+                someone_elses,
+            )
+        assert entry() is someone_elses
+
+
 def test_many_threads_may_register_at_once():
     failures = []
 
