@@ -32,6 +32,10 @@ class CycleEndCallback(TrainerCallback, ExportableState):
     with these too, and loads the best cycle end. A step at which both a cycle and an epoch end is evaluated and saved
     once. If the cycles are fitted into the training, the last cycle ends at the last step.
 
+    Mixed precision skips an update whose gradients overflow. The schedule does not count it, but the Trainer does: the
+    training then ends a few steps before the last cycle does. At the last step of the training, the last cycle counts
+    as ended where only skipped updates keep it from its end. The logger `hf_warmcos` says how many were skipped.
+
     The callback marks the checkpoints of its run (in `trainer_state.json`), so that [`find_cycle_end_checkpoints`] can
     tell them from those of other runs in the same folder. `save_total_limit` also deletes checkpoints of cycle ends; at
     the start of training, a warning of the logger `hf_warmcos` says so.
@@ -42,7 +46,8 @@ class CycleEndCallback(TrainerCallback, ExportableState):
 
     Attributes:
         run (`str`): The mark of the run. A resumed run keeps it.
-        cycle_ends (`list[int]`): The steps of the cycle ends that the run has reached.
+        cycle_ends (`list[int]`): The Trainer's steps at which a cycle of the run has ended.
+        skipped_updates (`int`): The updates that mixed precision has skipped in the run.
 
     Raises:
         TypeError: At the start of training, if the trainer's scheduler has no cycles.
@@ -83,13 +88,20 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         self.save = save
         self.run = uuid.uuid4().hex
         self.cycle_ends: list[int] = []
-        self._last_cycle_end: int | None = None
+        self.skipped_updates = 0
+        self._position = 0  # the schedule's step after the last update
+        self._ended_at: int | None = None  # the schedule's step at which the cycle that ended last ends
 
     def state(self) -> dict[str, Any]:
         """Return what a Trainer saves of the callback in a checkpoint."""
         return {
             "args": {"evaluate": self.evaluate, "save": self.save},
-            "attributes": {"run": self.run, "cycle_ends": [*self.cycle_ends], "saved_at": time.time()},
+            "attributes": {
+                "run": self.run,
+                "cycle_ends": [*self.cycle_ends],
+                "skipped_updates": self.skipped_updates,
+                "saved_at": time.time(),
+            },
         }
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -103,10 +115,9 @@ class CycleEndCallback(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._last_cycle_end = None
         _restore_save_strategy(args)  # if an error or Ctrl-C ended a training with these arguments while it saved
-        scheduler = _cycles_of(kwargs["lr_scheduler"])
-        self._continue_run(state)
+        scheduler = _scheduler_with_cycles(kwargs["lr_scheduler"])
+        self._continue_run(state, scheduler)
         limit = args.save_total_limit
         if self.save and limit is not None and limit > 0:
             cycle = scheduler.schedule.cycle_at(state.max_steps - 1)
@@ -120,11 +131,19 @@ class CycleEndCallback(TrainerCallback, ExportableState):
                 )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        scheduler = _cycles_of(kwargs["lr_scheduler"])
-        # If the gradient scaler skips an update, the scheduler stays at the cycle end of the update before.
-        if not scheduler.at_cycle_end or scheduler.last_epoch == self._last_cycle_end:
+        scheduler = _scheduler_with_cycles(kwargs["lr_scheduler"])
+        self.skipped_updates += scheduler.last_epoch == self._position
+        self._position = scheduler.last_epoch
+        end = self._end_of_cycle(scheduler, at_last_attempt=state.global_step >= state.max_steps)
+        if end is None or end == self._ended_at:  # still at the end of the cycle before if the update was skipped
             return
-        self._last_cycle_end = scheduler.last_epoch
+        if end > scheduler.last_epoch and state.is_world_process_zero:
+            logger.warning(
+                "Mixed precision skipped %d of the %d updates: the schedule is at step %d, and its last cycle, which "
+                "would end at step %d, counts as ended.",
+                *(self.skipped_updates, state.global_step, scheduler.last_epoch, end),
+            )
+        self._ended_at = end
         self.cycle_ends.append(state.global_step)
         if self.evaluate:
             control.should_evaluate = True
@@ -153,23 +172,36 @@ class CycleEndCallback(TrainerCallback, ExportableState):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         _restore_save_strategy(args)
 
-    def _continue_run(self, state: TrainerState) -> None:
+    def _continue_run(self, state: TrainerState, scheduler: CosineRestartLR) -> None:
         """Keep the mark of the checkpoint that training resumes from, or create a new one."""
         states: Any = state.stateful_callbacks
         name = type(self).__name__
         saved = states.get(name) if state.global_step > 0 else None
         saved = saved[-1] if isinstance(saved, list) else saved  # a list if there are several callbacks of one class
-        self.run = saved["attributes"]["run"] if saved else uuid.uuid4().hex
-        self.cycle_ends = [*saved["attributes"]["cycle_ends"]] if saved else []
+        mark: dict[str, Any] = saved["attributes"] if saved else {"run": uuid.uuid4().hex, "cycle_ends": []}
+        self.run, self.cycle_ends = mark["run"], [*mark["cycle_ends"]]
+        self._position = scheduler.last_epoch
+        # Without a mark: what the schedule is behind, unless it starts anew (save_only_model).
+        behind = state.global_step - self._position if self._position > 0 else 0
+        self.skipped_updates = mark.get("skipped_updates", max(0, behind))
+        self._ended_at = self._end_of_cycle(scheduler, at_last_attempt=state.global_step in self.cycle_ends)
         # A Trainer expects it there, also if the checkpoint was saved without this callback.
         states.setdefault(name, self.state())
+
+    def _end_of_cycle(self, scheduler: CosineRestartLR, at_last_attempt: bool) -> int | None:
+        """The schedule's step at which a cycle ends here, or at the last attempt would without skipped updates."""
+        if scheduler.at_cycle_end:
+            return scheduler.last_epoch
+        end = scheduler.schedule.cycle_at(scheduler.last_epoch).end
+        reached = scheduler.last_epoch + self.skipped_updates
+        return end if at_last_attempt and scheduler.last_epoch < end <= reached else None
 
 
 def _restore_save_strategy(args: TrainingArguments) -> None:
     args.save_strategy = getattr(args.save_strategy, "given", args.save_strategy)
 
 
-def _cycles_of(lr_scheduler: Any) -> CosineRestartLR:
+def _scheduler_with_cycles(lr_scheduler: Any) -> CosineRestartLR:
     """Return the scheduler with the cycles: the given one, or the one inside Accelerate's or DeepSpeed's wrapper."""
     scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
     if not isinstance(scheduler, CosineRestartLR):

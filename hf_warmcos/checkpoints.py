@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import pickletools
 import re
@@ -143,7 +144,8 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     - [`CycleEndCallback`] marks the checkpoints of its run. If there are marks, the result is of the run that saved
       last: not of an earlier run in the same folder, nor of an attempt that `auto_find_batch_size` abandoned.
     - Without marks (a Trainer without the callback, or Accelerate), the result is the checkpoints whose saved scheduler
-      (`scheduler.pt`, `scheduler.bin`) was at the end of a cycle.
+      (`scheduler.pt`, `scheduler.bin`) was at the end of a cycle. A Trainer's last checkpoint is one, too, where only
+      updates that mixed precision skipped keep the last cycle from its end.
 
     A warning of the logger `hf_warmcos` names what was skipped (incomplete checkpoints, those of other runs) and the
     cycle ends that the run saved and that are no longer there. A checkpoint that is deleted meanwhile is skipped.
@@ -202,6 +204,9 @@ def _read(folder: Path) -> list[_Checkpoint]:
         except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError):
             continue  # the state of another scheduler
         step, schedule = 0 if saved.fraction else saved.last_epoch, saved.schedule
-        if schedule is not None and step > 0 and schedule.cycle_at(step - 1).end == step:
+        # A Trainer counts attempts, the schedule updates: after the last attempt they differ by the skipped updates.
+        is_last = state.get("global_step", 0) >= state.get("max_steps", math.inf)
+        reached = max(step, state["global_step"]) if is_last else step
+        if schedule is not None and step > 0 and step <= schedule.cycle_at(step - 1).end <= reached:
             return [_Checkpoint(folder, step, schedule, [step], 0)]
     return []

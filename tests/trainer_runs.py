@@ -39,6 +39,33 @@ def causal_lm(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**{**sizes, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, **config}))
 
 
+class OverflowingLM(GPT2LMHeadModel):
+    """A GPT-2 whose loss, and so its gradients, are infinite at some of its training batches, counted from 0."""
+
+    overflows_at: tuple[int, ...] = ()
+
+    def forward(self, input_ids: Any, labels: Any, **inputs: Any) -> Any:
+        output = super().forward(input_ids, labels=labels, **inputs)
+        if self.training:
+            self.batch = getattr(self, "batch", -1) + 1
+            if self.batch in self.overflows_at:
+                output.loss = output.loss * float("inf")
+        return output
+
+
+def overflowing_lm(*batches: int) -> OverflowingLM:
+    model = OverflowingLM(causal_lm().config)
+    model.load_state_dict(causal_lm().state_dict())
+    model.overflows_at = batches
+    return model
+
+
+def with_gradient_scaler(trainer: Trainer) -> Trainer:
+    """Give a trainer what Accelerate uses under fp16 on a GPU. On the CPU it leaves it out, and torch does not."""
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    return trainer
+
+
 def token_rows(num_rows: int, seed: int = 0) -> list[dict[str, list[int]]]:
     """Rows of 8 random tokens."""
     rows = torch.randint(1, VOCAB_SIZE, (num_rows, 8), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -73,8 +100,8 @@ def train_and_keep_result(output_dir: str, resume_from_checkpoint: str | bool = 
     torch.save(result, Path(output_dir) / f"result_{args.process_index}.pt")
 
 
-def train_in_process_group(rank: int, world_size: int, port: int, output_dir: str, arguments: dict[str, Any]) -> None:
-    """One process of several that train together, in the environment that torchrun gives it."""
+def join_process_group(rank: int, world_size: int, port: int) -> None:
+    """Set the environment that torchrun gives a process."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -83,6 +110,11 @@ def train_in_process_group(rank: int, world_size: int, port: int, output_dir: st
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+
+
+def train_in_process_group(rank: int, world_size: int, port: int, output_dir: str, arguments: dict[str, Any]) -> None:
+    """One process of several that train together."""
+    join_process_group(rank, world_size, port)
     train_and_keep_result(output_dir, **arguments)
 
 
