@@ -16,23 +16,18 @@ To repeat one run, unpack the results, delete its line and run the command again
 
 from __future__ import annotations
 
-import argparse
-import os
 import platform
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from benchmarks.quality.moving_end import Budget, Contender, Runs, Stage, Study, planned_paths
-from benchmarks.quality.tasks import Size, Split, Task, load_code, load_text, text_task
-from benchmarks.quality.training import Records
+from benchmarks.quality.moving_end import Contender, planned_paths
+from benchmarks.quality.tasks import InBfloat16, Size, Task, load_code, load_text, on_device, text_task
+from benchmarks.quality.training import Budget, Records, Row, Study, estimate_or_measure, parse, results_file
 
-RESULTS = Path(__file__).parent.parent / "results"
 # The most important first.
 ROWS = [
     ("same data", Contender("cosine")),
@@ -48,35 +43,11 @@ ROWS = [
 ]
 # By their tuned peaks and first updates, these have nothing in common with the others.
 SECOND_HALF = [Contender("cosine", 4), Contender("wsd_s")]
-Row = tuple[str, Contender]
-
-
-class InBfloat16(torch.nn.Module):
-    """A model whose weights are in float32, and which computes in bfloat16."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor) -> Any:
-        with torch.autocast(input_ids.device.type, torch.bfloat16):
-            output = self.model(input_ids=input_ids)
-        output.logits = output.logits.float()
-        return output
 
 
 def on_gpu(task: Task, device: str = "cuda") -> Task:
     """The same task, on a GPU and in bfloat16."""
-    train, validation, test = (
-        Split(*(tensor.to(device) for tensor in split)) for split in (task.train, task.validation, task.test)
-    )
-    return replace(
-        task,
-        train=train,
-        validation=validation,
-        test=test,
-        make_model=lambda: InBfloat16(task.make_model()).to(device),
-    )
+    return on_device(replace(task, make_model=lambda: InBfloat16(task.make_model())), device)
 
 
 def torch_sources(pattern: str) -> list[str]:
@@ -87,7 +58,7 @@ def torch_sources(pattern: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured, with which model, and the peak learning rates of the tuning grid (without the first)."""
+    """How much is measured, with which model, and the peak learning rates of the tuning grid."""
 
     budget: Budget
     size: Size
@@ -117,12 +88,12 @@ SCALES = {
     "cpu": Scale(
         Budget(800, seeds=(0, 1, 2, 3, 4), num_evaluation_blocks=128),
         Size(block_size=128, width=144, num_layers=4, num_heads=4, batch_size=4),
-        peak_lrs=(5e-4, 1e-3, 2e-3, 4e-3),
+        peak_lrs=(1e-3, 2e-3, 4e-3),
     ),
     "gpu": Scale(
         Budget(4000, seeds=(0, 1, 2), num_peak_lrs=2, max_grid_extensions=1, num_evaluation_blocks=512),
         Size(block_size=256, width=512, num_layers=8, num_heads=8, batch_size=16),
-        peak_lrs=(2.5e-4, 5e-4, 1e-3),
+        peak_lrs=(5e-4, 1e-3),
         gpu=True,
     ),
 }
@@ -132,78 +103,19 @@ QUICK_BUDGET = Budget(
 QUICK_SIZE = Size(block_size=32, width=32, num_layers=1, num_heads=2, batch_size=2)
 
 
-def stages(runs: Iterable[Row], budget: Budget) -> list[Stage]:
-    """What is trained with one seed, by scenario and contender. What several have in common is trained once."""
-    distinct = {
-        (contender.tuned_as(), path[:length])
-        for scenario, contender in runs
-        for path in planned_paths(scenario, contender, budget)
-        for length in range(1, len(path) + 1)
-    }
-    return [path[-1] for _, path in distinct]
-
-
-def rows_of(half: int | None) -> list[Row]:
+def rows(kinds: Sequence[Task], scale: Scale, path: Path, half: int | None = None) -> list[Row]:
     """The rows of one of two processes that share the work, or all."""
-    return [row for row in ROWS if half is None or (row[1] in SECOND_HALF) == (half == 2)]
-
-
-def estimated_hours(kinds: Sequence[Task], budget: Budget, half: int | None = None) -> float:
-    """How long all of it takes where no tuning grid grows, by the speed of a few updates and of one evaluation."""
-    rows = rows_of(half)
-    all_stages = stages(rows, budget) * len(budget.seeds)
-    tuning = stages((("tuning", contender.tuned_as()) for _, contender in rows), budget)
-    all_stages += tuning * len(budget.tuning_seeds) * budget.num_peak_lrs
-    runs = Runs(kinds, 0, 1)
-
-    def seconds(num_updates: int, *stops: int) -> float:
-        start = time.perf_counter()
-        runs.train((Stage((1.0,) * num_updates, 0, stops),), False, 1e-3, ("validation", "test"))
-        return time.perf_counter() - start
-
-    seconds(3)  # the first updates are slower
-    of_update = seconds(20) / 20
-    of_evaluation = max(0.0, seconds(1, 1) - of_update)
-    num_updates = sum(len(stage.shares) for stage in all_stages)
-    num_evaluations = sum(len(stage.stops) for stage in all_stages)
-    return (num_updates * of_update + num_evaluations * of_evaluation) / 3600
-
-
-def measure_all(kinds: Sequence[Task], scale: Scale, path: Path, half: int | None = None) -> None:
-    """Tune and measure the rows, but for the runs that the file has already."""
-    rows = rows_of(half)
-    with tqdm(total=len(scale.budget.seeds) * len(rows), unit="run") as bar:
-        study = Study(Records(path), kinds, scale.budget, bar.update, scale.settings())
-        for seed in scale.budget.seeds:
-            for row in rows:
-                study.measure(seed, [row])
+    study = Study(Records(path), kinds, scale.budget, planned_paths, scale.settings())
+    return [(study, *row) for row in ROWS if half is None or (row[1] in SECOND_HALF) == (half == 2)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=list(SCALES), default="cpu", help="the machine (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a few updates of a tiny model, into output/")
-    parser.add_argument("--estimate", action="store_true", help="only say how long all of it takes")
-    parser.add_argument("--half", type=int, choices=[1, 2], help="only this half, so that two processes share the work")
-    parser.add_argument("--output", type=Path, help=f"the results (default: in {RESULTS})")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__, SCALES)
     scale = SCALES[arguments.scale]
-    if scale.gpu and not torch.cuda.is_available():
-        parser.error("Expected a GPU for --scale gpu, but torch sees none")
     if arguments.quick:
         scale = replace(scale, budget=QUICK_BUDGET, size=QUICK_SIZE)
-    # Sums are then always taken in the same order, and a seed gives the same numbers again.
-    torch.set_num_threads(1)
-    if scale.gpu:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True)
-    kinds = scale.kinds()
-    hours = estimated_hours(kinds, scale.budget, arguments.half)
-    print(f"It takes about {hours:.2f} hours at this machine's speed, longer where a tuning grid grows.")
-    if not arguments.estimate:
-        name = "further" + "-gpu" * scale.gpu
-        path = Path("output") / f"{name}-quick.jsonl" if arguments.quick else RESULTS / f"{name}.jsonl"
-        measure_all(kinds, scale, arguments.output or path, arguments.half)
+    path = results_file("further", arguments)
+    estimate_or_measure([rows(scale.kinds(), scale, path, arguments.half)], arguments)
 
 
 if __name__ == "__main__":

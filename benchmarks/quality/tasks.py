@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -56,6 +56,8 @@ class Task:
         batch_size: Rows per update.
         peak_lrs: The grid of peak learning rates, ascending.
         budget_factor: How many times the others' number of updates it is trained for.
+        weight_decay: AdamW's; 0.01 is torch's default.
+        outputs: The first and the end of the model's outputs that are its classes, where a model serves two tasks.
     """
 
     name: str
@@ -67,11 +69,39 @@ class Task:
     batch_size: int
     peak_lrs: tuple[float, ...]
     budget_factor: int = 1
+    weight_decay: float = 0.01
+    outputs: tuple[int, int | None] = (0, None)
 
     def logits(self, model: torch.nn.Module, inputs: Tensor) -> Tensor:
         """The model's logits, a row per prediction."""
         logits: Tensor = model(**{self.input_name: inputs}).logits
-        return logits.flatten(0, -2)
+        return logits.flatten(0, -2)[:, slice(*self.outputs)]
+
+
+class InBfloat16(torch.nn.Module):
+    """A model whose weights are in float32, and which computes in bfloat16, as with `bf16=True` of a Trainer.
+
+    Where padding is given, the model does not attend to it.
+    """
+
+    def __init__(self, model: torch.nn.Module, pad_token_id: int | None = None) -> None:
+        super().__init__()
+        self.model, self.pad_token_id = model, pad_token_id
+
+    def forward(self, input_ids: Tensor) -> Any:
+        mask = {} if self.pad_token_id is None else {"attention_mask": (input_ids != self.pad_token_id).long()}
+        with torch.autocast(input_ids.device.type, torch.bfloat16):
+            output = self.model(input_ids=input_ids, **mask)
+        output.logits = output.logits.float()
+        return output
+
+
+def on_device(task: Task, device: str) -> Task:
+    """The same task, its data and its models on this device."""
+    train, validation, test = (
+        Split(*(tensor.to(device) for tensor in split)) for split in (task.train, task.validation, task.test)
+    )
+    return replace(task, train=train, validation=validation, test=test, make_model=lambda: task.make_model().to(device))
 
 
 def byte_splits(documents: Sequence[str], num_evaluation_blocks: int, block_size: int) -> tuple[Split, Split, Split]:
