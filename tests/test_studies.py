@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from scipy import stats
+from transformers import BertConfig, BertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.quality import further, known_end, moving_end, report, weight_averages
+from benchmarks.quality import fine_tuning, further, known_end, moving_end, report, weight_averages
 from benchmarks.quality.report import Estimate
 from benchmarks.quality.results import pack, packed, read_lines
-from benchmarks.quality.tasks import Split, load_images, text_task, turned
-from benchmarks.quality.training import Records
+from benchmarks.quality.tasks import InBfloat16, Split, load_images, text_task, turned
+from benchmarks.quality.training import Records, Study, estimated_hours, measure_all
+from hf_warmcos import CosineRestartSchedule
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +87,8 @@ def test_study_2_gives_each_contender_the_same_number_of_updates_on_each_kind_of
     path = tmp_path / "moving_end.jsonl"
     budget = replace(moving_end.QUICK, num_updates=8, seeds=(0,))
     runs = moving_end.FIRST + moving_end.THEN
-    moving_end.Study(Records(path), [images, turned(images)], budget, lambda: None).measure(0, runs)
+    study = Study(Records(path), [images, turned(images)], budget, moving_end.planned_paths)
+    measure_all([[(study, *run) for run in runs]])
     curves = {
         (line["run"]["scenario"], moving_end.Contender(**line["run"]["contender"])): line["curve"]
         for line in lines_of(path)
@@ -110,7 +114,7 @@ def few_updates_of_study_3(tmp_path_factory):
         for name, word in (("text", "a learning rate"), ("code", "return None"))
     ]
     path = tmp_path_factory.mktemp("further") / "further.jsonl"
-    further.measure_all(kinds, scale, path)
+    measure_all([further.rows(kinds, scale, path)])
     return scale, kinds, path
 
 
@@ -122,14 +126,14 @@ def test_study_3_makes_any_one_run_again_to_the_printed_digits(few_updates_of_st
     for index in [tuning, *(index for index, line in enumerate(whole) if line["run"]["seed"] == 1)]:
         again = tmp_path / f"{index}.jsonl"
         again.write_text("".join(f"{line}\n" for line in lines[:index] + lines[index + 1 :]))
-        further.measure_all(kinds, scale, again)
+        measure_all([further.rows(kinds, scale, again)])
         assert lines_of(again) == whole[:index] + whole[index + 1 :] + [whole[index]]
 
 
 def test_two_processes_that_share_study_3_make_each_run_once(few_updates_of_study_3, tmp_path):
     scale, kinds, path = few_updates_of_study_3
     for half in (1, 2):
-        further.measure_all(kinds, scale, tmp_path / f"{half}.jsonl", half)
+        measure_all([further.rows(kinds, scale, tmp_path / f"{half}.jsonl", half)])
     both = lines_of(tmp_path / "1.jsonl") + lines_of(tmp_path / "2.jsonl")
     assert sorted(both, key=str) == sorted(lines_of(path), key=str)
 
@@ -176,6 +180,138 @@ def test_the_gpu_task_computes_in_bfloat16_and_keeps_its_weights_in_float32():
     torch.testing.assert_close(logits, exact, rtol=0.1, atol=0.1)
 
 
+# A model with all that the pretrained one has, two layers of width 16, without its weights.
+CONFIG = BertConfig(
+    vocab_size=30,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    num_labels=fine_tuning.NUM_TOPICS + 3,
+)
+
+
+def few_numbers(texts):
+    """As many of the numbers 1 and 2 as the first two digits of a text say, then padding."""
+    return torch.tensor(
+        [[1] * int(text[0]) + [2] * int(text[1]) + [0] * (10 - int(text[0]) - int(text[1])) for text in texts]
+    )
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    """Study 4 with a tiny model and few updates: its kinds, its budget and the file of results."""
+    torch.set_num_threads(1)
+
+    def task(name, change, outputs):
+        labels = [number % 3 for number in range(80)]
+        texts = [f"{1 + label}{1 + number % 4}" for number, label in enumerate(labels)]
+        made = fine_tuning.make_task(name, ((texts, labels), (texts, labels)), few_numbers, outputs)
+
+        def make_model():
+            model = BertForSequenceClassification(CONFIG)
+            model.config.name_or_path = ""
+            return InBfloat16(change(model), lambda ids: ids != 0)
+
+        return replace(made, make_model=make_model, peak_lrs=(1e-2,))
+
+    def unchanged(model):
+        return model
+
+    kinds = {
+        "upper": [task("reviews, upper", unchanged, (0, 3)), task("sections", unchanged, (3, None))],
+        "full": [task("reviews", unchanged, (0, 3))],
+        "LoRA": [task("reviews, LoRA", fine_tuning.with_lora, (0, 3))],
+    }
+    budget = replace(fine_tuning.QUICK_BUDGET, seeds=(0, 1))
+    path = tmp_path_factory.mktemp("fine_tuning") / "fine_tuning.jsonl"
+    measure_all(fine_tuning.blocks(kinds, budget, Records(path), {}))
+    return kinds, budget, path
+
+
+def test_study_4_evaluates_each_contender_three_times_and_the_last_time_at_the_end(fine_tuned):
+    _, budget, path = fine_tuned
+    for line in lines_of(path):
+        run, times = line["run"], [*map(int, line["curve"])]
+        if run["scenario"] == "fine-tuning":
+            built_in = run["contender"]["name"] != "hf_warmcos"
+            assert times == ([3, 6, 9] if built_in else [*fine_tuning.PLATEAU.evaluations(budget)])
+            assert len(times) == 3
+            assert times[-1] == 9
+        elif run["scenario"] == "new data":
+            assert times[-1] == 18
+            assert {*line["curve"]["18"]} == {
+                f"{kind}, {split}" for kind in ("reviews, upper", "sections") for split in ("validation", "test")
+            }
+
+
+def test_study_4_makes_any_one_run_again_to_the_printed_digits_although_models_have_dropout(fine_tuned, tmp_path):
+    kinds, budget, path = fine_tuned
+    lines, whole = path.read_text().splitlines(), lines_of(path)
+    # The last run on new data is made without those before it, whose first part it has.
+    for index in (3, max(i for i, line in enumerate(whole) if line["run"]["scenario"] == "new data")):
+        again = tmp_path / f"{index}.jsonl"
+        again.write_text("".join(f"{line}\n" for line in lines[:index] + lines[index + 1 :]))
+        measure_all(fine_tuning.blocks(kinds, budget, Records(again), {}))
+        assert lines_of(again) == whole[:index] + whole[index + 1 :] + [whole[index]]
+
+
+def test_two_processes_that_share_study_4_make_each_run_once(fine_tuned):
+    kinds, budget, path = fine_tuned
+    both = [
+        (row[0].kinds[0].name, *row[1:])
+        for half in (1, 2)
+        for block in fine_tuning.blocks(kinds, budget, Records(path), {}, half)
+        for row in block
+    ]
+    whole = [
+        (row[0].kinds[0].name, *row[1:])
+        for block in fine_tuning.blocks(kinds, budget, Records(path), {})
+        for row in block
+    ]
+    assert len(both) == len({*both})
+    assert {*both} == {*whole}
+
+
+def test_study_4_compares_what_the_trainer_of_transformers_makes(fine_tuned):
+    budget = fine_tuning.BUDGET
+    rates = {contender.name: contender.rates(budget) for contender in (fine_tuning.LINEAR, fine_tuning.WSD)}
+    warmup, total = budget.num_warmup_steps, budget.num_updates
+    falling = [1 - (step - warmup) / (total - warmup) for step in range(warmup, total)]
+    assert rates["linear"] == pytest.approx([*(step / warmup for step in range(warmup)), *falling])
+    one_cycle = CosineRestartSchedule.fit(total, warmup_steps=warmup, warmup_mode="prefix", stable_ratio=0.8)
+    assert rates["warmup_stable_decay"] == pytest.approx(
+        [one_cycle.lr_at(step, 1.0) for step in range(total)], abs=1e-12
+    )
+
+
+def test_the_cycle_on_new_data_has_its_own_peak_and_warmup():
+    budget = fine_tuning.BUDGET
+    full, half, _, warm_half = (contender.new_cycle(budget) for contender in fine_tuning.ON_NEW_DATA)
+    assert half == pytest.approx([rate / 2 for rate in full])
+    assert full[0] == max(full) == 1.0
+    assert warm_half[0] == 0
+    assert warm_half[budget.num_warmup_steps] == max(warm_half) == 0.5
+
+
+def test_the_upper_layers_on_the_hidden_states_of_the_lower_ones_are_the_whole_model(monkeypatch):
+    monkeypatch.setattr(fine_tuning, "NUM_FROZEN", 1)
+    torch.manual_seed(0)
+    whole = BertForSequenceClassification(CONFIG).eval()
+    upper = fine_tuning.upper_layers(copy.deepcopy(whole))
+    ids = few_numbers(["34", "12"])
+    mask = (ids != 0).long()
+    hidden = whole.bert(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
+    logits = upper(inputs_embeds=hidden * mask.unsqueeze(-1), attention_mask=mask).logits
+    torch.testing.assert_close(logits, whole(ids, attention_mask=mask).logits)
+
+
+def test_a_study_says_how_long_it_takes(fine_tuned):
+    kinds, budget, path = fine_tuned
+    blocks = fine_tuning.blocks(kinds, budget, Records(path), {})
+    assert 0 < estimated_hours(blocks[:1]) < estimated_hours(blocks) < 1
+
+
 def test_averages_of_one_checkpoint_are_the_checkpoint(images):
     setting = known_end.Setting("hf_warmcos", 8, num_warmup_steps=1, num_cycles=3, T_mult=2)
     measured = weight_averages.measure(images, known_end.Run("digits", setting, 2e-3, 0, "test"))
@@ -191,6 +327,8 @@ def test_averages_of_one_checkpoint_are_the_checkpoint(images):
         (moving_end.Budget(), 8),
         (further.SCALES["cpu"].budget, 5),
         (further.SCALES["gpu"].budget, 3),
+        (fine_tuning.SCALES["cpu"].budget, 6),
+        (fine_tuning.SCALES["gpu"].budget, 6),
     ],
 )
 def test_learning_rates_are_tuned_with_other_seeds_than_the_results(budget, least_seeds):

@@ -81,17 +81,18 @@ class Task:
 class InBfloat16(torch.nn.Module):
     """A model whose weights are in float32, and which computes in bfloat16, as with `bf16=True` of a Trainer.
 
-    Where padding is given, the model does not attend to it.
+    `attends`, if given, says of the inputs which places the model attends to.
     """
 
-    def __init__(self, model: torch.nn.Module, pad_token_id: int | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, attends: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.model, self.pad_token_id = model, pad_token_id
+        self.model, self.attends = model, attends
 
-    def forward(self, input_ids: Tensor) -> Any:
-        mask = {} if self.pad_token_id is None else {"attention_mask": (input_ids != self.pad_token_id).long()}
-        with torch.autocast(input_ids.device.type, torch.bfloat16):
-            output = self.model(input_ids=input_ids, **mask)
+    def forward(self, **inputs: Tensor) -> Any:
+        (only,) = inputs.values()
+        mask = {} if self.attends is None else {"attention_mask": self.attends(only).long()}
+        with torch.autocast(only.device.type, torch.bfloat16):
+            output = self.model(**inputs, **mask)
         output.logits = output.logits.float()
         return output
 

@@ -6,6 +6,7 @@ import argparse
 import copy
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -317,38 +318,32 @@ def measure_all(blocks: Sequence[Sequence[Row]]) -> None:
 
 
 def estimated_hours(blocks: Sequence[Sequence[Row]]) -> float:
-    """How long all of it takes where no tuning grid grows, by the speed of a few updates and of one evaluation."""
-    total = 0.0
+    """How long it takes at most where no tuning grid grows, by the speed of a few updates and of one evaluation."""
+    seconds = 0.0
     for study in {row[0] for block in blocks for row in block}:
-
-        def stages(rows: Sequence[tuple[str, Contender]], study: Study = study) -> list[Stage]:
-            """What is trained with one seed. What several rows have in common is trained once."""
-            distinct = {
-                (contender.tuned_as(), path[:length])
-                for scenario, contender in rows
-                for path in study.planned_paths(scenario, contender, study.budget)
-                for length in range(1, len(path) + 1)
-            }
-            return [path[-1] for _, path in distinct]
-
         budget = study.budget
-        mine = [[(scenario, contender) for of, scenario, contender in block if of is study] for block in blocks]
-        tuning = [("tuning", contender.tuned_as()) for rows in mine for _, contender in rows]
-        all_stages = [stage for rows in mine for stage in stages(rows)] * len(budget.seeds)
-        all_stages += stages(tuning) * len(budget.tuning_seeds) * budget.num_peak_lrs
+        rows = [(scenario, contender) for block in blocks for of, scenario, contender in block if of is study]
+        tuning = {("tuning", contender.tuned_as()) for _, contender in rows}
+        counted = [(row, len(budget.seeds)) for row in rows]
+        counted += [(row, len(budget.tuning_seeds) * budget.num_peak_lrs) for row in tuning]
         runs = Runs(study.kinds, 0, 1)
 
-        def seconds(num_updates: int, *stops: int, runs: Runs = runs) -> float:
+        def timed(num_updates: int, *stops: int, runs: Runs = runs) -> float:
             start = time.perf_counter()
             runs.train((Stage((1.0,) * num_updates, 0, stops),), False, 1e-4, ("validation", "test"))
             return time.perf_counter() - start
 
-        seconds(3)  # the first updates are slower
-        of_update = seconds(8) / 8
-        of_evaluation = max(0.0, seconds(1, 1) - of_update)
-        total += of_update * sum(len(stage.shares) for stage in all_stages)
-        total += of_evaluation * sum(len(stage.stops) for stage in all_stages)
-    return total / 3600
+        timed(3)  # the first updates are slower
+        of_update = timed(8) / 8
+        of_evaluation = max(0.0, timed(1, 1) - of_update)
+        for row, times in counted:
+            # What several paths have in common is trained once.
+            stages = {
+                path[:n]: path[n - 1] for path in study.planned_paths(*row, budget) for n in range(1, len(path) + 1)
+            }
+            for stage in stages.values():
+                seconds += times * (len(stage.shares) * of_update + len(stage.stops) * of_evaluation)
+    return seconds / 3600
 
 
 def parse(description: str | None, scales: Iterable[str] = ("cpu",)) -> argparse.Namespace:
@@ -377,8 +372,9 @@ def results_file(name: str, arguments: argparse.Namespace) -> Path:
 
 
 def estimate_or_measure(blocks: Sequence[Sequence[Row]], arguments: argparse.Namespace) -> None:
-    """Say how long the rows take, and measure them unless only that was asked for."""
-    hours = estimated_hours(blocks)
-    print(f"It takes about {hours:.2f} hours at this machine's speed, longer where a tuning grid grows.")
-    if not arguments.estimate:
+    """Measure the rows, or only say how long they take."""
+    if arguments.estimate:
+        hours = estimated_hours(blocks)
+        print(f"It takes at most {hours:.2f} hours at this machine's speed, longer where a tuning grid grows.")
+    else:
         measure_all(blocks)
