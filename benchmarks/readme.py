@@ -1,4 +1,4 @@
-"""Write the figures of the README and of docs/speed.md, and the help on docs/command-line.md, into these documents.
+"""Write the figures of the README and of pages in docs/, and the help on docs/command-line.md, into these documents.
 
 The picture of docs/speed.md is drawn, too.
 
@@ -6,6 +6,7 @@ The picture of docs/speed.md is drawn, too.
     cp output/all_results.json benchmarks/results/accelerate_finetune.json
     python -m benchmarks.speed.step_cost --output benchmarks/results
     python -m benchmarks.speed.curve --output benchmarks/results
+    python -m benchmarks.optimizers
     python -m benchmarks.readme
 
 Each section of figures stands between two comments that name it.
@@ -24,6 +25,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.documents import markdown_table, write_figures
+from benchmarks.optimizers import (
+    lightning_frequency,
+    optimizer_figures,
+    optimizers_as_expected,
+    optimizers_by_kind,
+)
 from benchmarks.pictures import GRAY, new_figure, save, style
 from benchmarks.speed.step_cost import (
     BARE_LOOP,
@@ -174,6 +181,7 @@ def run_help() -> str:
 DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (finetuning, step_summary),
     "docs/speed.md": (step_cost, other_costs),
+    "docs/optimizers.md": (optimizers_by_kind, lightning_frequency, optimizers_as_expected, optimizer_figures),
     "docs/command-line.md": (command_help, plot_help, table_help, run_help),
 }
 
