@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_warmcos.checks import MOST_STEPS, minimum, whole_number
 from hf_warmcos.cycles import GeometricCycles
+from hf_warmcos.names import SET_BY_THE_TRAINING, meaning_of
 from hf_warmcos.schedule import CosineRestartSchedule
 
 
@@ -97,38 +98,45 @@ ARGUMENTS = (
 )
 
 
-# The names of the same arguments in other schedulers.
-_ELSEWHERE = {
-    "cycle_decay": "decay",
-    "cycle_mult": "T_mult",
-    "eta_min": "min_lr",
-    "eta_min_rate": "min_lr_rate",
-    "first_cycle_steps": "T_0",
-    "gamma": "decay",
-    "lr_min": "min_lr",
-    "max_steps": "num_training_steps",
-    "min_lr_ratio": "min_lr_rate",
-    "t_0": "T_0",
-    "warmup_steps": "num_warmup_steps",
-}
-
-
 def with_hints(unknown: Iterable[str], known: Sequence[str]) -> str:
-    """The names of unknown arguments, each with the known one that was probably meant.
+    """The names of unknown arguments, each with what it is here: by the table of names, or by its spelling.
 
     ```python
     >>> with_hints(["gamma", "num_cycle", "power"], ARGUMENTS)
     "'gamma' (did you mean 'decay'?), 'num_cycle' (did you mean 'num_cycles'?), 'power'"
+    >>> with_hints(["warmup_lr_init"], ARGUMENTS)
+    "'warmup_lr_init' (here: warmup_lr_rate, as a fraction of the initial learning rate)"
 
     ```
     """
+    return ", ".join(repr(name) + _hint(name, known) for name in unknown)
 
-    def with_hint(name: str) -> str:
-        meant = [_ELSEWHERE.get(name), *difflib.get_close_matches(name, known, n=1, cutoff=0.75)]
-        hints = [f" (did you mean {hint!r}?)" for hint in meant if hint in known]
-        return repr(name) + (hints[0] if hints else "")
 
-    return ", ".join(map(with_hint, unknown))
+def _hint(name: str, known: Sequence[str]) -> str:
+    meant = (meaning_of(name) or "").replace("`", "") or next((of for of in known if _is_misspelled(name, of)), None)
+    if meant is None:
+        return ""
+    argument = meant.partition(",")[0]
+    if argument not in known and argument in SET_BY_THE_TRAINING:
+        return f" ({SET_BY_THE_TRAINING[argument]})"
+    return f" (did you mean {meant!r}?)" if meant in known else f" (here: {meant})"
+
+
+def _is_misspelled(name: str, known: str) -> bool:
+    """Whether each word of a name is nearly one of the known name: `num_cycle` is, `warmup_ratio` is another quantity.
+
+    ```python
+    >>> _is_misspelled("num_cycle", "num_cycles"), _is_misspelled("warmup_ratio", "warmup_lr_rate")
+    (True, False)
+
+    ```
+    """
+    if name.replace("_", "").lower() == known.replace("_", "").lower():
+        return True
+    words, known_words = name.lower().split("_"), known.lower().split("_")
+    return len(words) == len(known_words) and all(
+        difflib.SequenceMatcher(None, *pair).ratio() >= 0.65 for pair in zip(words, known_words)
+    )
 
 
 def check_arguments(**arguments: Any) -> None:

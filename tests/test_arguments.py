@@ -12,6 +12,7 @@ from optimizers import make_optimizer
 
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
 from hf_warmcos.arguments import check_arguments, eta_min_from_arguments, misfit, schedule_from_arguments
+from hf_warmcos.names import COMMANDS, ELSEWHERE, meaning_of
 
 
 def test_between_them_they_take_the_arguments_of_the_factory_with_the_same_defaults():
@@ -129,26 +130,63 @@ def test_something_is_told_exactly_where_training_does_not_end_with_a_cycle_and_
 
 
 @pytest.mark.parametrize(
-    ("brought", "meant"),
+    ("brought", "hint"),
     [
-        ("eta_min", "min_lr"),
-        ("gamma", "decay"),
-        ("min_lr_ratio", "min_lr_rate"),
-        ("first_cycle_steps", "T_0"),
-        ("T_mul", "T_mult"),
-        ("num_cycle", "num_cycles"),
+        ("eta_min", "did you mean 'min_lr'?"),
+        ("gamma", "did you mean 'decay'?"),
+        ("min_lr_ratio", "did you mean 'min_lr_rate'?"),
+        ("eta_min_ratio", "did you mean 'min_lr_rate'?"),
+        ("first_cycle_steps", "did you mean 'T_0'?"),
+        ("first_decay_steps", "did you mean 'T_0'?"),
+        ("m_mul", "did you mean 'decay'?"),
+        ("eta_mul", "did you mean 'decay'?"),
+        ("cycle_limit", "did you mean 'num_cycles'?"),
+        ("lr_scheduler_num_cycles", "did you mean 'num_cycles'?"),
+        ("periods", "did you mean 'cycles'?"),
+        ("period_lengths", "did you mean 'cycles'?"),
+        ("T_mul", "did you mean 'T_mult'?"),
+        ("num_cycle", "did you mean 'num_cycles'?"),
+        ("numCycles", "did you mean 'num_cycles'?"),
+        ("num_restarts", "here: num_cycles, which is the number of restarts plus 1"),
+        ("restart_weights", "here: cycles, as [[period, weight], …]"),
+        ("eta_max", "here: the optimizer's lr"),
+        ("warmup_lr_init", "here: warmup_lr_rate, as a fraction of the initial learning rate"),
     ],
 )
-def test_names_that_people_bring_get_a_hint_at_the_one_that_they_mean(brought, meant):
-    hint = re.escape(f"but got '{brought}' (did you mean '{meant}'?)")
+def test_names_that_people_bring_get_a_hint_at_the_one_that_they_mean(brought, hint):
+    hint = re.escape(f"but got '{brought}' ({hint})")
     with pytest.raises(TypeError, match=hint):
         check_arguments(**{brought: 2})
     with pytest.raises(TypeError, match=hint):
         get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 10, 110, **{brought: 2})
 
 
-def test_the_warmup_of_the_factory_is_hinted_at_where_there_is_one():
-    with pytest.raises(TypeError, match=r"but got 'warmup_steps' \(did you mean 'num_warmup_steps'\?\)"):
-        get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), warmup_steps=10, num_training_steps=110)
-    with pytest.raises(TypeError, match=r"but got 'warmup_steps'$"):
-        check_arguments(warmup_steps=10)
+@pytest.mark.parametrize(
+    "brought", ["warmup_steps", "warmup_ratio", "num_warmup_epochs", "warmup_t", "T_up", "lr_warmup_steps", "warmup"]
+)
+def test_who_brings_a_warmup_is_told_where_the_warmup_is_set(brought):
+    factory = get_cosine_restarts_with_decay_and_warmup_schedule
+    with pytest.raises(TypeError, match=rf"but got '{brought}' \((did you mean '|here: )num_warmup_steps\b"):
+        factory(make_optimizer(), 10, num_training_steps=110, **{brought: 10})
+    where = "the warmup is set where the training is: TrainingArguments, or the command's own option"
+    with pytest.raises(TypeError, match=rf"but got '{brought}' \({where}\)$"):
+        check_arguments(**{brought: 10})
+
+
+@pytest.mark.parametrize("brought", ["warmup_rate", "warmup_lr", "min_ratio", "num_steps", "decay_rate", "power"])
+def test_a_name_that_only_looks_like_an_argument_gets_no_hint(brought):
+    with pytest.raises(TypeError, match=rf"but got '{brought}'$"):
+        check_arguments(**{brought: 2})
+
+
+def test_each_meaning_in_the_table_of_names_begins_with_an_argument_or_is_the_learning_rate_of_the_optimizer():
+    known = inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).parameters
+    for of in (*ELSEWHERE.values(), COMMANDS):
+        for meaning in of.values():
+            argument = re.match(r"`(\w+)`", meaning)
+            assert meaning == "the optimizer's `lr`" or argument[1] in known or " in `cycles`" in meaning, meaning
+
+
+def test_schedulers_that_share_the_name_of_an_argument_share_the_argument_it_is_here():
+    for name in {name for of in (*ELSEWHERE.values(), COMMANDS) for name in of}:
+        assert meaning_of(name), name
