@@ -195,6 +195,7 @@ class TrainsAtItsOwnLearningRate(TrainerCallback):
         lr_scheduler.base_lrs = [args.learning_rate for _ in lr_scheduler.base_lrs]
 
 
+@pytest.mark.needs("optuna")
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_the_arguments_in_the_checkpoints_of_a_hyperparameter_search_are_the_ones_that_the_user_gave(
     tmp_path, evaluate

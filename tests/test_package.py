@@ -12,6 +12,7 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import extras
 import pytest
 import yaml
 
@@ -54,12 +55,44 @@ def test_the_wheel_has_the_package_its_types_its_command_and_its_license(distrib
     assert {"entry_points.txt", "licenses/LICENSE"} <= others
 
 
-def test_the_sdist_has_what_it_takes_to_test_and_to_build_the_documentation(distributions):
+@pytest.fixture(scope="module")
+def unpacked(distributions, tmp_path_factory):
+    """The folder of the sdist."""
+    folder = tmp_path_factory.mktemp("sdist")
     with tarfile.open(distributions[0]) as sdist:
-        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
-    assert {"README.md", "mkdocs.yml", "pyproject.toml", "CITATION.cff", ".ci/run"} <= names
-    for folder in ("tests", "examples", "docs", "benchmarks"):
-        assert {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py")} <= names
+        sdist.extractall(folder)
+    (unpacked,) = folder.iterdir()
+    return unpacked
+
+
+def test_the_sdist_has_all_that_its_tests_its_pages_and_its_ci_name(unpacked):
+    for folder in ("tests", "examples", "docs", "benchmarks", ".ci", ".github"):
+        files = {path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        assert {path.relative_to(ROOT) for path in files} <= {
+            path.relative_to(unpacked) for path in unpacked.rglob("*")
+        }
+    for text in map(Path.read_text, (ROOT / "CONTRIBUTING.md", *(ROOT / ".ci").iterdir())):
+        for name in re.findall(r"[\w./-]+", text):
+            if (ROOT / name).is_file():
+                assert (unpacked / name).is_file(), name
+
+
+@pytest.mark.slow
+def test_the_sdist_passes_its_own_tests(unpacked):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    fast = ("package", "public_names", "readme", "arguments", "cycles", "saved_state")
+    tests = (
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        *(f"tests/test_{name}.py" for name in fast),
+    )
+    printed = run(sys.executable, *tests, cwd=unpacked, env=environment)
+    assert int(re.search(r"(\d+) passed", printed)[1]) > 100
 
 
 def test_the_page_on_the_index_leads_into_the_repository_where_the_files_are(metadata):
@@ -81,10 +114,42 @@ def test_the_address_of_the_repository_is_the_same_everywhere(metadata):
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == urls["Repository"]
 
 
-def test_the_public_ci_runs_what_decides_here():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-    assert [step.get("run") for step in workflow["jobs"]["ci"]["steps"]][-1] == ".ci/run"
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+def workflow(name):
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
+
+
+def test_the_public_ci_runs_what_decides_here_and_each_python_in_a_job_of_its_own():
+    jobs = workflow("ci")["jobs"]
+    assert [job["steps"][-1]["run"] for job in jobs.values()] == [
+        ".ci/run",
+        ".ci/versions ${{ matrix.python }} ${{ matrix.resolution }}",
+    ]
+    matrix = jobs["versions"]["strategy"]["matrix"]
+    rows = {(python, "highest") for python in matrix["python"]} | {tuple(row.values()) for row in matrix["include"]}
+    here = re.search(r"^here=\((.*)\)$", (ROOT / ".ci" / "versions").read_text(), re.MULTILINE)[1]
+    assert {tuple(row.split()) for row in re.findall('"(.*?)"', here)} < rows
+    assert all(os.access(ROOT / ".ci" / name, os.X_OK) for name in ("run", "versions"))
+
+
+@pytest.mark.slow
+def test_a_python_that_is_asked_for_and_missing_is_a_failure():
+    asked = subprocess.run([ROOT / ".ci" / "versions", "3.99", "highest"], capture_output=True, text=True)
+    assert asked.returncode != 0
+    assert "3.99" in asked.stderr
+
+
+def test_a_version_bound_stands_once():
+    project = extras.pyproject()
+    stated = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *(of for extra in project["project"]["optional-dependencies"].values() for of in extra),
+    ]
+    bounded = [re.split("[>=<~!]", requirement)[0] for requirement in stated if re.search("[>=<~!]", requirement)]
+    assert sorted(bounded) == sorted(set(bounded))
+    assert not re.search(
+        "[>=<~]=?[0-9]", "".join(re.findall(r"pip install.*-e.*", (ROOT / ".ci" / "versions").read_text()))
+    )
 
 
 @pytest.mark.slow

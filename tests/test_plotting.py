@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from optimizers import make_optimizer
@@ -410,6 +409,8 @@ def test_no_label_lies_over_another_or_over_a_restart_or_over_the_legend(schedul
 
 
 def test_a_notebook_shows_a_schedule_as_its_picture_once_the_extension_is_loaded():
+    from IPython.core.interactiveshell import InteractiveShell
+
     shell = InteractiveShell.instance()
     shell.run_line_magic("load_ext", "hf_warmcos.plotting")
     shown, _ = shell.display_formatter.format(SCHEDULE)

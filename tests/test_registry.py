@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from importlib import import_module
+from importlib.util import find_spec
 
-import diffusers.optimization
 import pytest
 import transformers.optimization
 from optimizers import make_optimizer
@@ -16,9 +17,13 @@ from transformers import Trainer
 from hf_warmcos import CosineRestartSchedule, WarmCosTrainer, register, unregister
 from hf_warmcos.arguments import schedule_from_arguments
 
-LIBRARIES = pytest.mark.parametrize(
-    "library", [transformers.optimization, diffusers.optimization], ids=["transformers", "diffusers"]
-)
+NAMES = ["transformers", pytest.param("diffusers", marks=pytest.mark.needs("diffusers"))]
+INSTALLED = [import_module(f"{name}.optimization") for name in ("transformers", "diffusers") if find_spec(name)]
+
+
+@pytest.fixture(params=NAMES)
+def library(request):
+    return import_module(f"{request.param}.optimization")
 
 
 def entry(library=transformers.optimization):
@@ -26,7 +31,7 @@ def entry(library=transformers.optimization):
 
 
 def everything_that_register_changes():
-    return [dict(library.TYPE_TO_SCHEDULER_FUNCTION) for library in (transformers.optimization, diffusers.optimization)]
+    return [dict(library.TYPE_TO_SCHEDULER_FUNCTION) for library in INSTALLED]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +48,6 @@ def schedule_of(scheduler):
     return scheduler.schedule
 
 
-@LIBRARIES
 def test_takes_effect_at_once_until_unregister(library):
     built_in = entry(library)
     register()
@@ -59,7 +63,6 @@ def test_takes_effect_at_once_until_unregister(library):
     assert not hasattr(scheduler, "schedule")
 
 
-@LIBRARIES
 def test_the_arguments_given_hold_whatever_the_tool_passes(library):
     with register(num_cycles=4, decay=0.75):
         scheduler = library.get_scheduler(
@@ -69,6 +72,8 @@ def test_the_arguments_given_hold_whatever_the_tool_passes(library):
 
 
 def test_what_is_not_given_is_the_tools_to_say():
+    import diffusers.optimization
+
     with register(decay=0.75):
         of_diffusers = diffusers.optimization.get_scheduler(
             "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25, num_cycles=4
@@ -87,6 +92,8 @@ def test_a_tool_may_pass_by_position():
 
 
 def test_the_num_cycles_that_diffusers_passes_unasked_does_not_end_restarts_of_given_length():
+    import diffusers.optimization
+
     with register(T_0=10):
         scheduler = diffusers.optimization.get_scheduler(
             "cosine_with_restarts", make_optimizer(), num_warmup_steps=5, num_training_steps=25
@@ -224,7 +231,7 @@ def in_a_new_process(code):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["transformers", "diffusers"])
+@pytest.mark.parametrize("library", NAMES)
 def test_holds_for_a_library_that_is_imported_afterwards_with_the_environment_of_then(library):
     in_a_new_process(f"""
 import os, sys

@@ -14,7 +14,6 @@ import pytest
 import torch
 import transformers
 from code_blocks import code_blocks, run_blocks
-from datasets import Dataset
 from example_runs import free_port
 from optimizers import make_optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -155,6 +154,7 @@ class TestRates:
         assert num_steps >= 32
         assert logged_rates(trainer) == rates_of(CosineRestartSchedule.fit(num_steps, 4, decay=0.75), num_steps)
 
+    @pytest.mark.needs("optuna")
     def test_hyperparameter_search_schedules_each_trial_by_its_own_arguments(self, tmp_path):
         rates_of_trials = []
         args = training_arguments(tmp_path, max_steps=12)
@@ -219,6 +219,7 @@ class TestOtherTrainers:
         assert trainer.evaluate(max_length=8)["eval_loss"] > 0
 
     def test_sft_trainer_of_trl(self, tmp_path):
+        from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
         class WarmCosSFTTrainer(WarmCosTrainerMixin, SFTTrainer):
@@ -234,7 +235,9 @@ class TestOtherTrainers:
 
     @pytest.mark.parametrize("name", ["DPO", "GRPO", "Reward"])
     def test_preference_trainers_of_trl(self, tmp_path, name):
-        trl = pytest.importorskip("trl")
+        import trl
+        from datasets import Dataset
+
         trainer_class = type("WarmCos", (WarmCosTrainerMixin, getattr(trl, f"{name}Trainer")), {})
         tokenizer = ByT5Tokenizer(extra_ids=0)
         answers = {"prompt": ["a b"] * 16, "chosen": [" c"] * 16, "rejected": [" d"] * 16}
@@ -253,6 +256,7 @@ class TestOtherTrainers:
         assert logged_rates(trainer) == self.RATES
 
     def test_sentence_transformer_trainer(self, tmp_path):
+        from datasets import Dataset
         from sentence_transformers import (
             SentenceTransformer,
             SentenceTransformerTrainer,

@@ -166,7 +166,15 @@ def train_by_the_page(output: str, snippet: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 @pytest.mark.parametrize(
-    "snippet", ["plain_trainer", "trl", "sentence_transformers", "peft", "accelerate", "lightning", "deepspeed"]
+    "snippet",
+    [
+        "plain_trainer",
+        "accelerate",
+        *(
+            pytest.param(package, marks=pytest.mark.needs(package))
+            for package in ("trl", "sentence_transformers", "peft", "lightning", "deepspeed")
+        ),
+    ],
 )
 def test_each_update_has_the_schedules_rate(tmp_path, snippet, num_processes):
     log = tmp_path / "log"
@@ -185,6 +193,7 @@ def scheduler_rates(scheduler: Any, optimizer: torch.optim.Optimizer, num_steps:
     return rates
 
 
+@pytest.mark.needs("diffusers")
 def test_diffusers():
     optimizer = adamw()
     try:
@@ -194,6 +203,7 @@ def test_diffusers():
     assert scheduler_rates(scheduler, optimizer) == rates_of(FITTED)
 
 
+@pytest.mark.needs("hydra")
 def test_hydra():
     from omegaconf import OmegaConf
 
@@ -209,6 +219,7 @@ def test_whatever_takes_a_function():
     assert scheduler_rates(scheduler, optimizer) == pytest.approx(rates_of(FITTED), rel=1e-15)
 
 
+@pytest.mark.needs("lightning", "jsonargparse")
 def test_lightning_cli(tmp_path):
     module = run_code("Lightning")["MyModule"]
     del module.configure_optimizers  # it is the command line's to say
