@@ -224,9 +224,10 @@ assert not {"matplotlib.pyplot", "torch"} & {*sys.modules}
 def test_a_wrong_argument_is_named_before_a_figure_is_made(arguments):
     from matplotlib import pyplot
 
+    before = pyplot.get_fignums()
     with pytest.raises(ValueError, match=f"Expected {next(iter(arguments))} "):
         plot_schedule(CosineRestartSchedule(T_0=10), **arguments)
-    assert not pyplot.get_fignums()
+    assert pyplot.get_fignums() == before
 
 
 def test_without_axes_a_new_figure_of_pyplot_holds_the_picture():
