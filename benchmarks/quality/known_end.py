@@ -16,10 +16,9 @@ is one line of the results; a run whose line is there is not made again.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,12 @@ from benchmarks.quality.training import (
     best_peak_lr,
     log_probabilities,
     loss_and_accuracy,
+    parse,
+    results_file,
     update,
 )
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
 
-RESULTS = Path(__file__).parent.parent / "results" / "known_end.jsonl"
-QUICK_RESULTS = Path("output") / "known_end-quick.jsonl"
 # With 420 updates, 28 of them warmup, every cycle of 4 equal ones and of 3 doubling ones has a whole number of steps.
 WARMUP_FRACTION = 1 / 15
 NUM_CYCLES = {1: 4, 2: 3}  # by T_mult
@@ -57,7 +56,6 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     num_peak_lrs: int = 4
     max_grid_extensions: int = 3
-    evaluations: int = 12
     num_evaluation_blocks: int = 160
 
 
@@ -67,18 +65,13 @@ QUICK = Budget(
     seeds=(0, 1),
     num_peak_lrs=2,
     max_grid_extensions=0,
-    evaluations=4,
     num_evaluation_blocks=16,
 )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A schedule with its arguments and its budget.
-
-    `num_separate_runs` above 1 stands for that many separate runs of `num_training_steps` each, of which an ensemble
-    is made.
-    """
+    """A schedule with its arguments and its budget."""
 
     schedule: str
     num_training_steps: int
@@ -86,7 +79,6 @@ class Setting:
     num_cycles: int = 1
     T_mult: int = 1
     decay: float = 1.0
-    num_separate_runs: int = 1
 
     def cycle_ends(self) -> list[int]:
         """The numbers of updates after which a cycle is complete; the whole budget where there is one cycle."""
@@ -144,12 +136,7 @@ def settings(num_training_steps: int, budget_factor: int = 1) -> list[Setting]:
         for decay in (1.0, 0.75, 0.5)
         for setting in each("hf_warmcos", num_cycles=num_cycles, T_mult=T_mult, decay=decay)
     ]
-    separate = [
-        setting
-        for size in NUM_CYCLES.values()
-        for setting in each("cosine", num_training_steps // size, num_separate_runs=size)
-    ]
-    return [*peers, *own, *separate]
+    return [*peers, *own]
 
 
 @dataclass(frozen=True)
@@ -163,10 +150,8 @@ class Run:
     split: str
 
 
-def train(
-    task: Task, setting: Setting, peak_lr: float, seed: int, stops: Collection[int]
-) -> Iterator[tuple[int, torch.nn.Module]]:
-    """Train, and yield the number of updates and the model where that number is among `stops`."""
+def train(task: Task, setting: Setting, peak_lr: float, seed: int, stops: Collection[int]) -> Iterator[torch.nn.Module]:
+    """Train, and yield the model where the number of updates is among `stops`."""
     torch.manual_seed(seed)
     model = task.make_model()
     model.train()
@@ -178,7 +163,7 @@ def train(
         scheduler.step()
         if num_updates in stops:
             model.eval()
-            yield num_updates, model
+            yield model
             model.train()
 
 
@@ -191,54 +176,38 @@ def ensembles(members: list[Tensor], labels: Tensor) -> dict[int, dict[str, floa
     return results
 
 
-def measure(task: Task, run: Run, num_evaluations: int) -> dict[str, Any]:
+def measure(task: Task, run: Run) -> dict[str, Any]:
     """Make one run and return its results.
 
     Returns:
-        `dict`: `curve` has loss and accuracy by number of updates, its last point being the result (a single run
-        only); `members` has those of each cycle end, or of each separate run; `ensembles` those of the last 1, 2, …
-        members, their probabilities averaged.
+        `dict`: `members` has loss and accuracy of each cycle end, the last one being the result; `ensembles` those of
+        the last 1, 2, … members, their probabilities averaged.
     """
     setting = run.setting
     labels = getattr(task, run.split).labels
-    last = setting.num_training_steps
-    single = setting.num_separate_runs == 1
     # A tuning run (on the validation split) needs only its final loss.
-    cycle_ends = setting.cycle_ends() if run.split == "test" else [last]
-    on_the_way = [last * part // num_evaluations for part in range(1, num_evaluations + 1)]
-    stops = {*cycle_ends, *(on_the_way if run.split == "test" and single else ())}
-    curve: dict[int, dict[str, float | None]] = {}
-    members = []
-    for index in range(setting.num_separate_runs):
-        for num_updates, model in train(task, setting, run.peak_lr, run.seed + 1000 * index, stops):
-            log_probs = log_probabilities(task, model, run.split)
-            if single:
-                curve[num_updates] = loss_and_accuracy(log_probs, labels)
-            if num_updates in cycle_ends:
-                members.append(log_probs)
-    return {
-        "curve": curve,
-        "members": [loss_and_accuracy(member, labels) for member in members],
-        "ensembles": ensembles(members, labels),
-    }
+    cycle_ends = setting.cycle_ends() if run.split == "test" else [setting.num_training_steps]
+    members = [
+        log_probabilities(task, model, run.split) for model in train(task, setting, run.peak_lr, run.seed, cycle_ends)
+    ]
+    of_each = [loss_and_accuracy(member, labels) for member in members]
+    return {"members": of_each, "ensembles": ensembles(members, labels)}
 
 
 class Results:
     """The runs of all tasks in one file: makes those that it lacks."""
 
-    def __init__(self, path: Path, tasks: list[Task], num_evaluations: int) -> None:
+    def __init__(self, path: Path, tasks: list[Task]) -> None:
         self.records = Records(path)
         self.tasks = {task.name: task for task in tasks}
-        self.num_evaluations = num_evaluations
 
     def of(self, run: Run) -> dict[str, Any]:
         """The line of a run, made now where it is not there yet."""
-        return self.records.of(asdict(run), lambda: measure(self.tasks[run.task], run, self.num_evaluations))
+        return self.records.of(asdict(run), lambda: measure(self.tasks[run.task], run))
 
 
 def tuned_peak_lr(results: Results, task: Task, setting: Setting, budget: Budget) -> float:
     """The peak learning rate with the lowest mean validation loss."""
-    setting = replace(setting, num_separate_runs=1)
 
     def validation_loss(peak_lr: float) -> float:
         runs = [Run(task.name, setting, peak_lr, seed, "validation") for seed in budget.tuning_seeds]
@@ -250,7 +219,7 @@ def tuned_peak_lr(results: Results, task: Task, setting: Setting, budget: Budget
 
 def measure_all(tasks: list[Task], budget: Budget, path: Path) -> Results:
     """Tune and measure all settings on these tasks, but for the runs that the file has already."""
-    results = Results(path, tasks, budget.evaluations)
+    results = Results(path, tasks)
     combinations = [(t, s) for t in tasks for s in settings(budget.num_training_steps, t.budget_factor)]
     runs = [
         Run(task.name, setting, tuned_peak_lr(results, task, setting, budget), seed, "test")
@@ -263,19 +232,12 @@ def measure_all(tasks: list[Task], budget: Budget, path: Path) -> Results:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"a few updates each, into {QUICK_RESULTS}")
-    parser.add_argument("--output", type=Path, help=f"the results (default: {RESULTS})")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__)
     budget = QUICK if arguments.quick else Budget()
-    # One thread: sums are then always taken in the same order, and a seed gives the same numbers again.
-    torch.set_num_threads(1)
     tasks = [load_text(budget.num_evaluation_blocks), load_images()]
     if not arguments.quick:
         tasks.append(load_images_for_long())
-    path = arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS)
-    results = measure_all(tasks, budget, path)
-    print(f"{len(results.records.known)} runs in {path}")
+    measure_all(tasks, budget, results_file("known_end", arguments))
 
 
 if __name__ == "__main__":

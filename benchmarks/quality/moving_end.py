@@ -40,7 +40,6 @@ from hf_warmcos import CosineRestartSchedule
 
 LOW_RATE = 0.1  # of the peak: where cosines of large models often end
 COOLDOWN_FRACTION = 0.2
-INFINITE_COSINE_FRACTION, INFINITE_RATE, INFINITE_LAST_RATE = 0.6, 0.55, 0.01
 QUICK = Budget(20, tuning_seeds=(100,), seeds=(0, 1), num_peak_lrs=1, max_grid_extensions=0, num_evaluation_blocks=8)
 
 
@@ -50,17 +49,15 @@ class Contender:
 
     Attributes:
         name: The kind of schedule.
-        plan: The length that it is planned for, in multiples of N; other than 1 only for "cosine" and "linear".
+        plan: The length that it is planned for, in multiples of N; other than 1 only for "cosine".
         decay: Of restarts: the factor on the peak at each.
         restart_warmup: Of restarts: whether each rises to its peak as the first cycle does.
-        fresh_optimizer: Of restarts: whether each begins with an optimizer without moments.
     """
 
     name: str
     plan: int = 1
     decay: float = 1.0
     restart_warmup: bool = False
-    fresh_optimizer: bool = False
 
     def tuned_as(self) -> Contender:
         """The contender whose tuned peak it uses: it was tuned before it was known that training continues."""
@@ -79,38 +76,19 @@ FIRST = [
     *(("other data", Contender(name)) for name in ("low", "wsd", "wsd_s", "schedule_free")),
 ]
 THEN = [
-    *(
-        (scenario, Contender(name))
-        for name in ("constant", "infinite_cosine")
-        for scenario in ("same data", "other data")
-    ),
     ("same data", Contender("growing_wsd_s")),
-    ("same data", Contender("linear", 4)),
     ("same data", RESTARTS[2]),
     *(("other data", contender) for contender in (RESTARTS[3], *RESTARTS_WITH_WARMUP[1:])),
-    *(("other data", replace(c, fresh_optimizer=True)) for c in (RESTARTS[0], RESTARTS_WITH_WARMUP[0])),
 ]
-SAME_DATA, OTHER_DATA = (
-    [contender for of, contender in (*FIRST, *THEN) if of == scenario] for scenario in ("same data", "other data")
-)
 
 
 def warmup(num_steps: int) -> list[float]:
     return [step / num_steps for step in range(num_steps)]
 
 
-def linear(num_steps: int) -> list[float]:
-    return [1 - step / num_steps for step in range(num_steps)]
-
-
 def one_minus_sqrt(num_steps: int) -> list[float]:
     """The cooldown of Hägele et al. 2024."""
     return [1 - math.sqrt(step / num_steps) for step in range(num_steps)]
-
-
-def exponential(num_steps: int, first: float, last: float) -> list[float]:
-    """The annealing of Ibrahim et al. 2024."""
-    return [first * (last / first) ** (step / num_steps) for step in range(num_steps)]
 
 
 def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> list[float]:
@@ -135,18 +113,12 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
             planned, 3, T_mult=2, warmup_steps=num_warmup_steps, stable_ratio=stable_ratio
         )
         return list(growing.curve(planned))
-    if contender.name == "linear":
-        return [*warm, *linear(planned * contender.plan - num_warmup_steps)]
     if contender.name == "low":
         return [*cosine.curve(planned), *[LOW_RATE] * (total - planned)]
-    if contender.name == "constant" or contender.name == "wsd":
+    if contender.name == "wsd":
         return stable
     if contender.name == "schedule_free":  # its optimizer warms up by itself
         return [1.0] * total
-    if contender.name == "infinite_cosine":
-        length = round(INFINITE_COSINE_FRACTION * planned) - num_warmup_steps
-        falling = CosineRestartSchedule(length, num_cycles=1).curve(length, 1.0, INFINITE_RATE)
-        return [*warm, *falling, *[INFINITE_RATE] * (total - num_warmup_steps - length)]
     # Restarts: a cycle to each end.
     lengths = [end - start for start, end in pairwise([0, *ends])]
     if not contender.restart_warmup:
@@ -164,8 +136,6 @@ def cooldown(contender: Contender, num_steps: int) -> list[float] | None:
     """The learning rates of a cooldown, as fractions of the peak, or None for a schedule that has none."""
     if contender.name == "wsd":
         return one_minus_sqrt(num_steps)
-    if contender.name == "infinite_cosine":
-        return exponential(num_steps, INFINITE_RATE, INFINITE_LAST_RATE)
     return None
 
 
@@ -192,7 +162,7 @@ def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, othe
         for piece in pieces:
             times = range(time + 1, time + len(piece) + 1)
             stops = tuple(at - time for at in times if at % interval == 0 or at == end)
-            path += (Stage(tuple(map(float, piece)), data, stops, contender.fresh_optimizer and index > 0),)
+            path += (Stage(tuple(map(float, piece)), data, stops),)
             time += len(piece)
             if len(path) == len(trunk) + 1:
                 next_trunk = path

@@ -1,20 +1,20 @@
-"""Writes the tables and pictures of the studies from their raw results.
+"""Writes the tables of the studies from their raw results.
 
     python -m benchmarks.quality.report
 
-packs the raw results, and writes the tables and numbers of docs/when-to-use.md and docs/results.md, and the pictures of
-docs/results.md. On the pages, each table or number stands between two comments with its name: none is typed by hand.
+packs the raw results, and writes the tables and numbers of docs/when-to-use.md and docs/results.md. On the pages, each
+table or number stands between two comments with its name: none is typed by hand.
 
 | name on the page | function | a row for each | the numbers |
 | --- | --- | --- | --- |
+| fine-tuning decisions | `fine_tuning_decisions` | decision | difference in test loss, for each kind of training |
 | decisions | `decision_table` | decision | difference in test loss, on each task of study 2 |
-| best | `best_table` | task of study 1 | final loss of the best baseline and of the best setting of this schedule |
+| fine-tuning | `fine_tuning_table` | contender of study 4 | loss and accuracy at the end, and of the best checkpoint |
 | arguments | `argument_table` | changed argument | what the change does to the final loss |
-| known end, TASK | `known_end_table` | schedule of study 1 | loss after each quarter of the budget |
-| snapshots, TASK | `snapshot_table` | setting of study 1 | loss of the last checkpoint and of ensembles |
-| weights; predictions | `average_table` | task and setting | loss of averages of the last checkpoints |
-| same data, TASK | `same_data_table` | way to continue | loss at N, 2 N and 4 N updates |
-| other data, TASK | `other_data_table` | way to continue | loss on the new and on the old data |
+| known end | `known_end_table` | schedule of study 1 | final loss, on each task |
+| ensembles | `ensemble_table` | setting of study 1 | loss of the last checkpoint, and of an ensemble minus it |
+| same data | `same_data_table` | way to continue | loss at N, 2 N and 4 N updates |
+| other data | `other_data_table` | way to continue | loss on the new and on the old data |
 """
 
 from __future__ import annotations
@@ -22,31 +22,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.documents import markdown_table, write_figures
-from benchmarks.pictures import GRAY, INK, WIDTH, save, style
-from benchmarks.quality.results import pack, read_lines
-from hf_warmcos.plotting import BLUE, VERMILLION
+from benchmarks.quality.results import pack, packed, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 
-STUDIES = ("known_end", "weight_averages", "moving_end", "further")
+STUDIES = ("known_end", "moving_end", "further", "fine_tuning")
 YES = {True: "yes", False: "no"}
+NOT_MEASURED = "not measured"
+NOT_YET = "Not measured yet: this study has not run far enough to compare two schedules."
 NO_DIFFERENCE = "no significant difference"
 ARROWS = {"better": "\u00a0↓", "worse": "\u00a0↑", NO_DIFFERENCE: "", "equal": ""}
-QUARTERS = {"25%": 0.25, "50%": 0.5, "75%": 0.75, "100%": 1.0}
 FIRST_TASKS, SECOND_TASKS = ("text", "digits", "digits-long"), {"text": "code", "digits": "digits, turned"}
 SETTING = ["name", "warmup"]  # what tells the first study's settings of one task apart
 PLANNED = "cosine planned for {} N"
@@ -55,6 +52,7 @@ PLATEAU = "restart with a plateau: `stable_ratio=0.8`"
 LOW = "continue at 0.1 of the peak"
 SCHEDULE_FREE = "Schedule-Free AdamW"
 GROWING = "growing cycles: `num_cycles=3, T_mult=2`"
+FOURTH_TASKS = {"reviews, upper layers": "upper layers", "reviews": "all weights", "reviews, LoRA": "LoRA"}
 GROWING_PLATEAU = "growing cycles with a plateau: `num_cycles=3, T_mult=2, stable_ratio=0.8`"
 
 
@@ -102,6 +100,8 @@ def against(values: pd.Series, reference: pd.Series) -> str:
 
 def records(path: Path) -> pd.DataFrame:
     """A row per run: what determines it, and what was measured."""
+    if not path.exists() and not packed(path).exists():
+        return pd.DataFrame({name: [] for name in ("task", "scenario", "seconds", "versions")})
     frame = pd.DataFrame(map(json.loads, read_lines(path)))
     runs = pd.json_normalize(list(frame.pop("run"))).rename(columns={"contender.name": "contender"})
     return runs.rename(columns=lambda name: name.split(".")[-1]).join(frame)
@@ -128,13 +128,12 @@ def setting_name(run: Any) -> str:
 
 
 def known_end(path: Path) -> pd.DataFrame:
-    """The first study: beside what was run, the losses of ensembles."""
+    """The first study: beside what was run, the loss at the end and that of the ensemble of all cycle ends."""
     frame = records(path)
     frame["name"] = [setting_name(run) for run in runs_of(frame)]
     frame["warmup"] = frame["num_warmup_steps"] > 0
     frame["own"] = frame["schedule"] == "hf_warmcos"
-    frame["accuracy"] = [100 * members[-1]["accuracy"] for members in frame["members"]]
-    frame["last 2"] = [loss_of(of.get("2", of["1"])) for of in frame["ensembles"]]
+    frame["loss"] = [loss_of(members[-1]) for members in frame["members"]]
     frame["all"] = [loss_of(of[str(len(of))]) for of in frame["ensembles"]]
     return frame
 
@@ -146,55 +145,21 @@ def by_seed(frame: pd.DataFrame, value: str, keys: list[str]) -> pd.DataFrame:
     return frame.pivot(index="seed", columns=keys, values=value)[columns]
 
 
-def single_runs(frame: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The test runs, without ensembles of separate runs, with the loss after each quarter of the budget."""
-    runs = frame[(frame["task"] == task) & (frame["split"] == "test") & (frame["num_separate_runs"] == 1)].copy()
-    for column, fraction in QUARTERS.items():
-        runs[column] = [loss_of(run.curve[str(int(fraction * run.num_training_steps))]) for run in runs_of(runs)]
-    return runs
+def tests_of(frame: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The runs on the test split."""
+    return frame[(frame["task"] == task) & (frame["split"] == "test")]
 
 
-def known_end_table(frame: pd.DataFrame, task: str) -> str:
-    """Study 1, a row for each schedule: the loss after each quarter of the budget, and the accuracy at the end.
-
-    The baseline of the arrows and of the last column is the cosine with the same warmup. A star marks a tuned learning
-    rate at an edge of the grid.
-    """
-    runs = single_runs(frame, task)
-    tuning = frame[(frame["task"] == task) & (frame["split"] == "validation")]
-    losses = {column: by_seed(runs, column, SETTING) for column in QUARTERS}
+def known_end_table(frame: pd.DataFrame) -> str:
+    """Study 1, a row for each schedule: the final loss on each task. The baseline is the cosine with as much warmup."""
+    losses = {task: by_seed(tests_of(frame, task), "loss", SETTING) for task in FIRST_TASKS}
     rows = []
-    for (name, warmup), of in groups(runs, SETTING):
-        tried, rate = tuning[(tuning["name"] == name) & (tuning["warmup"] == warmup)]["peak_lr"], of["peak_lr"].iloc[0]
-        final, cosine = losses["100%"][name, warmup], losses["100%"]["`cosine`", warmup]
-        rows.append(
-            [
-                name,
-                YES[warmup],
-                f"{rate:g}" + " *" * (rate in (tried.min(), tried.max())),
-                *(against(losses[column][name, warmup], losses[column]["`cosine`", warmup]) for column in QUARTERS),
-                estimate(of["accuracy"]).text(1),
-                "" if name == "`cosine`" else estimate(final - cosine).difference(),
-            ]
-        )
-    quarters = [f"loss at {column}" for column in QUARTERS]
-    return markdown_table(["schedule", "warmup", "peak rate", *quarters, "accuracy, %", "minus cosine"], rows)
-
-
-def best_table(frame: pd.DataFrame) -> str:
-    """Study 1, a row for each task: the best baseline and the best setting of this schedule, by mean final loss."""
-    rows = []
-    for task in FIRST_TASKS:
-        runs = single_runs(frame, task)
-        final = by_seed(runs, "100%", ["own", *SETTING])
-        baseline, own = (final[is_own][final[is_own].mean().idxmin()] for is_own in (False, True))
-        rows.append([task])
-        for values in (baseline, own):
-            rows[-1] += [f"{values.name[0]}, warmup: {YES[values.name[1]]}", estimate(values).text()]
-        rows[-1].append(estimate(own - baseline).difference())
-    return markdown_table(
-        ["task", "best baseline", "its loss", "best of this schedule", "its loss", "difference"], rows
-    )
+    for name, warmup in losses["text"]:
+        cells = [
+            against(of[name, warmup], of["`cosine`", warmup]) if (name, warmup) in of else "" for of in losses.values()
+        ]
+        rows.append([name, YES[warmup], *cells])
+    return markdown_table(["schedule", "warmup", *FIRST_TASKS], rows, num_text_columns=2)
 
 
 def argument_table(frame: pd.DataFrame) -> str:
@@ -207,88 +172,45 @@ def argument_table(frame: pd.DataFrame) -> str:
     ]
     rows = [[name] for name, *_ in changes]
     for task in FIRST_TASKS:
-        runs = single_runs(frame, task)
-        final = by_seed(runs[runs["own"]], "100%", ["decay", "T_mult", "warmup"])
+        runs = tests_of(frame, task)
+        final = by_seed(runs[runs["own"]], "loss", ["decay", "T_mult", "warmup"])
         for row, (_, argument, base, changed) in zip(rows, changes):
             if base in final.columns.get_level_values(argument):
                 difference = final.xs(changed, axis=1, level=argument) - final.xs(base, axis=1, level=argument)
                 row.append(estimate(difference.mean(axis=1)).difference())
             else:
-                row.append("not measured")
+                row.append(NOT_MEASURED)
     return markdown_table(["change", *(f"final loss, {task}" for task in FIRST_TASKS)], rows)
 
 
-def snapshot_table(frame: pd.DataFrame, task: str) -> str:
-    """Study 1, a row for each setting: the loss of the last checkpoint and of ensembles of cycle ends.
-
-    The baseline of the arrows is the last checkpoint; that of the last column is an ensemble of as many separate runs.
-    """
-    runs = single_runs(frame, task)
+def ensemble_table(frame: pd.DataFrame) -> str:
+    """Study 1 with warmup, a row for each setting: the ensemble of all cycle ends, minus the last checkpoint."""
+    runs = frame[(frame["split"] == "test") & frame["own"] & frame["warmup"]]
     rows = []
-    for (name, warmup), of in groups(runs[runs["own"]], SETTING):
-        of = of.set_index("seed")
-        size = of["num_cycles"].iloc[0]
-        separate = frame[(frame["task"] == task) & (frame["num_separate_runs"] == size) & (frame["warmup"] == warmup)]
-        separately = separate.set_index("seed")["all"]
-        ensembles = [against(of[column], of["100%"]) for column in ("last 2", "all")]
-        difference = estimate(of["all"] - separately).difference()
-        cells = [estimate(of["100%"]).text(), *ensembles, estimate(separately).text(), difference]
-        rows.append([name, YES[warmup], f"{size}", *cells])
-    header = ["schedule", "warmup", "cycles", "last checkpoint", "ensemble of the last 2", "of all", "separate runs"]
-    return markdown_table([*header, "all minus separate runs"], rows)
-
-
-def average_table(frame: pd.DataFrame, kind: str) -> str:
-    """A row for each task and setting: the loss of averages of `weights`, or of `predictions`, of the last cycle ends.
-
-    The baseline of the arrows is the last checkpoint.
-    """
-    sizes, rows = ("2", "3", "4"), []
-    for (task, name), of in groups(frame.set_index("seed"), ["task", "name"]):
-        last = of["weights"].map(lambda by_size: loss_of(by_size["1"]))
-        cells = [
-            against(of[kind].map(lambda by_size, size=size: loss_of(by_size[size])), last)
-            if size in of[kind].iloc[0]
-            else ""
-            for size in sizes
-        ]
-        rows.append([task, name, estimate(last).text(), *cells])
-    columns = [f"{kind}, last {size}" for size in sizes]
-    return markdown_table(["task", "schedule", "last checkpoint", *columns], rows)
-
-
-def between_the_members(averages: pd.DataFrame, known: pd.DataFrame) -> str:
-    """How many averages of weights have a lower loss than the mean loss of the models that were averaged."""
-    keys = ["task", "name", "seed", "num_warmup_steps", "split"]
-    pairs = [
-        (loss_of(run.weights[f"{size}"]), np.mean([loss_of(member) for member in run.members[-size:]]))
-        for run in runs_of(averages.merge(known[[*keys, "members"]], on=keys))
-        for size in range(2, len(run.weights) + 1)
-    ]
-    return f"{sum(average < mean for average, mean in pairs)} of {len(pairs)}"
+    for name, of in groups(runs, "name"):
+        by_task = {task: of[of["task"] == task] for task in FIRST_TASKS}
+        rows.append([name, *(estimate(of_task["all"] - of_task["loss"]).difference() for of_task in by_task.values())])
+    return markdown_table(["schedule", *FIRST_TASKS], rows)
 
 
 def contender_name(run: Any) -> str:
     names = {
         "cosine": PLANNED.format(run.plan),
-        "linear": f"linear planned for {run.plan} N",
         "restarts": RESTART if run.decay == 1 else f"restart at {run.decay:g} of the peak",
         "low": LOW,
-        "constant": "constant",
         "wsd": "WSD, cooldowns of 1 - sqrt",
         "wsd_s": PLATEAU,
-        "infinite_cosine": "infinite cosine",
         "schedule_free": SCHEDULE_FREE,
         "growing": GROWING,
         "growing_wsd_s": GROWING_PLATEAU,
     }
     name = names[run.contender]
-    return name + ", warmup" * run.restart_warmup + ", fresh optimizer" * run.fresh_optimizer
+    return name + ", warmup" * run.restart_warmup
 
 
 def moving_end(path: Path) -> pd.DataFrame:
     """The second study: a row per run, point in time, and kind of data."""
-    order = {"contender": True, "plan": True, "restart_warmup": True, "fresh_optimizer": True, "decay": False}
+    order = {"contender": True, "plan": True, "restart_warmup": True, "decay": False}
     frame = records(path).sort_values(list(order), ascending=list(order.values()), kind="stable")
     frame["name"] = [contender_name(run) for run in runs_of(frame)]
     rows = [
@@ -326,54 +248,129 @@ def same_data_losses(frame: pd.DataFrame, task: str) -> tuple[dict[int, pd.DataF
     return losses, {factor: of[PLANNED.format(factor)] for factor, of in losses.items() if PLANNED.format(factor) in of}
 
 
-def same_data_table(frame: pd.DataFrame, task: str) -> str:
-    """Study 2, a row for each way to continue on the same data: the loss at N, 2 N and 4 N updates.
+def same_data_table(frame: pd.DataFrame) -> str:
+    """Study 2, a row for each way to continue on the same data: the loss on each task at N, 2 N and 4 N updates.
 
-    The baseline of the arrows is the cosine planned for that length; in the last column, the one planned for 4 N.
+    The baseline of the arrows is the cosine planned for that length; when stopped at any time, the one for 4 N.
     """
-    losses, planned = same_data_losses(frame, task)
-    runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
-    last, longest = runs["updates"].max(), when_stopped(runs[runs["name"] == PLANNED.format(4)])
-    rows = []
-    for name, of in groups(runs, "name"):
-        cells = []
-        for factor in (1, 2, 4):
+    cells: dict[str, list[str]] = {}
+    for task in SECOND_TASKS:
+        losses, planned = same_data_losses(frame, task)
+        stopped = losses_when_stopped(frame, task)
+        runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
+        for name, of in groups(runs, "name"):
             # On the way of a longer plan there is no end.
-            shown = name in losses[factor] and of["plan"].iloc[0] in (1, factor)
-            cells.append(against(losses[factor][name], planned[factor]) if shown else "")
-        to_the_last = of["updates"].max() == last
-        minus = estimate(losses[4][name] - planned[4]).difference() if to_the_last and name != PLANNED.format(4) else ""
-        stopped = against(when_stopped(of), longest) if to_the_last else ""
-        rows.append([name, f"{of['peak_lr'].iloc[0]:g}", *cells, minus, stopped])
-    header = ["", "peak rate", "loss at N", "at 2 N", "at 4 N", "4 N, minus planned cosine", "stopped at any time"]
-    return markdown_table(header, rows)
+            shown = [f for f in (1, 2, 4) if name in losses[f] and of["plan"].iloc[0] in (1, f)]
+            row = cells.setdefault(name, [])
+            row += [against(losses[f][name], planned[f]) if f in shown else "" for f in (1, 2, 4)]
+            row.append(against(stopped[name], stopped[PLANNED.format(4)]) if 4 in shown else "")
+    columns = [f"`{task}`, {when}" for task in SECOND_TASKS for when in ("N", "2 N", "4 N", "stopped")]
+    return markdown_table(["", *columns], [[name, *row] for name, row in cells.items()])
 
 
 def other_data_losses(frame: pd.DataFrame, task: str) -> dict[str, pd.DataFrame]:
-    """The test losses by seed and contender at 2 N: on the new data, on the old, and the mean of both."""
+    """The test losses by seed and contender at 2 N: on the new data and on the old."""
     runs = frame[(frame["task"] == task) & (frame["scenario"] == "other data") & (frame["on"] == "test")]
     end = runs[runs["updates"] == 2 * runs["num_updates"]]
-    old, new = (by_seed(end[end["data"] == data], "loss", ["name"]) for data in (task, SECOND_TASKS[task]))
-    return {"new": new, "old": old, "mean": (new + old) / 2}
+    kinds = {"new": SECOND_TASKS[task], "old": task}
+    return {kind: by_seed(end[end["data"] == data], "loss", ["name"]) for kind, data in kinds.items()}
 
 
-def other_data_table(frame: pd.DataFrame, task: str) -> str:
+def other_data_table(frame: pd.DataFrame) -> str:
     """Study 2, a row for each way to continue on new data: the loss on the new data and on the old at 2 N updates.
 
-    The baseline of the arrows and of the last columns is the restart at the full peak.
+    The baseline of the arrows is the restart at the full peak.
     """
-    losses = other_data_losses(frame, task)
-    rows = [
-        [name, *(against(of[name], of[RESTART]) for of in losses.values())]
-        + (
-            ["", ""]
-            if name == RESTART
-            else [estimate(losses[k][name] - losses[k][RESTART]).difference() for k in ("new", "old")]
-        )
-        for name in losses["new"]
+    losses = {
+        f"{kind} (`{SECOND_TASKS[task] if kind == 'new' else task}`)": of
+        for task in SECOND_TASKS
+        for kind, of in other_data_losses(frame, task).items()
+    }
+    names = next(iter(losses.values()))
+    rows = [[name, *(against(of[name], of[RESTART]) for of in losses.values())] for name in names]
+    return markdown_table(["", *losses], rows)
+
+
+def fine_tuning_name(run: Any) -> str:
+    name = f"`{run.contender}`"
+    if run.contender == "hf_warmcos":
+        name = (GROWING_PLATEAU if run.stable_ratio else GROWING) + f", `decay={run.decay:g}`" * (run.decay < 1)
+    if run.scenario == "new data":
+        name = f"restart at {run.restart:g} of the peak" + ", warmup" * run.restart_warmup
+    return name
+
+
+def fine_tuning(path: Path) -> pd.DataFrame:
+    """The fourth study: a row per run, with the test loss and accuracy at the end and of the best checkpoint.
+
+    The best checkpoint is the one with the lowest validation loss. On new data, the loss is that on the new data, and
+    `old` the one on the old.
+    """
+    frame = records(path)
+    frame = frame[frame["scenario"] != "tuning"].copy()
+    frame["name"] = [fine_tuning_name(run) for run in runs_of(frame)]
+    columns: dict[str, list[float]] = {}
+    for run in runs_of(frame):
+        curve = [*run.curve.values()]
+        on = {split: [of for of in curve[-1] if of.endswith(split)] for split in ("validation", "test")}
+        old, new = on["test"][0], on["test"][-1]
+        best = min(curve, key=lambda losses, of=on["validation"][0]: loss_of(losses[of]))  # type: ignore[misc]
+        measured = {"loss": loss_of(curve[-1][new]), "accuracy": 100 * curve[-1][new]["accuracy"]}
+        measured |= {"best loss": loss_of(best[old]), "best accuracy": 100 * best[old]["accuracy"]}
+        for column, value in (measured | {"old": loss_of(curve[-1][old])}).items():
+            columns.setdefault(column, []).append(value)
+    return frame.assign(**columns)
+
+
+def fine_tuned(frame: pd.DataFrame, task: str, value: str, scenario: str = "fine-tuning") -> pd.DataFrame:
+    """The values by seed and contender."""
+    return by_seed(frame[(frame["task"] == task) & (frame["scenario"] == scenario)], value, ["name"])
+
+
+def fine_tuning_table(frame: pd.DataFrame) -> str:
+    """Study 4, a row for each contender and what is trained: the losses with an arrow where `linear` differs."""
+    rows = []
+    for (task, name), of in groups(frame[frame["scenario"] == "fine-tuning"], ["task", "name"]):
+        cells = []
+        for value, digits in (("loss", 3), ("accuracy", 1), ("best loss", 3), ("best accuracy", 1)):
+            values = fine_tuned(frame, task, value)
+            arrow = (
+                ARROWS[paired(values[name], values.get("`linear`", values[name])).verdict()] if "loss" in value else ""
+            )
+            cells.append(estimate(values[name].dropna()).text(digits) + arrow)
+        rows.append([FOURTH_TASKS[task], name, f"{of['peak_lr'].iloc[0]:g}", f"{len(of)}", *cells])
+    header = ["trained", "schedule", "peak rate", "seeds", "loss", "accuracy, %", "of the best checkpoint", "its, %"]
+    return markdown_table(header, rows, num_text_columns=2) if rows else NOT_YET
+
+
+def fine_tuning_decisions(frame: pd.DataFrame) -> str:
+    """Study 4, a row for each decision: what is compared, the verdict, and the difference for each kind of training."""
+    linear, plateau, best = "`linear`", GROWING_PLATEAU, "The best of 3 checkpoints by validation loss: "
+    full, half = (f"restart at {peak:g} of the peak" for peak in (1, 0.5))
+    compared = [
+        ("3 growing cycles with a plateau", "loss", plateau, linear),
+        (best + "these cycles", "best loss", plateau, linear),
+        ("The same cycles with `decay=0.5`", "loss", plateau + ", `decay=0.5`", linear),
+        ("3 growing cycles without a plateau", "loss", GROWING, linear),
+        *((name, "loss", name, linear) for name in ("`warmup_stable_decay`", "`cosine`", "`cosine_with_restarts`")),
+        ("**New data after it.** Loss on the new data: half the peak", "loss", half, full),
+        ("Loss on the old data: half the peak", "old", half, full),
+        ("Loss on the new data: the full peak with a new warmup", "loss", full + ", warmup", full),
+        ("Loss on the old data: the full peak with a new warmup", "old", full + ", warmup", full),
     ]
-    header = ["", f"loss on the new data ({SECOND_TASKS[task]})", f"on the old ({task})", "mean of both"]
-    return markdown_table([*header, "new, minus the full restart", "old, minus the full restart"], rows)
+    rows = []
+    for what, value, first, second in compared:
+        scenario, baseline = ("fine-tuning", second) if second == linear else ("new data", "the full peak")
+        by_task = dict.fromkeys(FOURTH_TASKS, Estimate(math.nan, math.nan))
+        for task in {*frame[frame["scenario"] == scenario]["task"]}:
+            losses = fine_tuned(frame, task, value, scenario)
+            if {first, second} <= {*losses}:
+                by_task[task] = paired(losses[first], losses[second])
+        verdict, *differences = verdict_and_differences({FOURTH_TASKS[task]: of for task, of in by_task.items()})
+        if verdict != NOT_MEASURED:
+            rows.append([f"{what}, compared with {baseline}", verdict, *differences])
+    header = ["situation", "verdict", *FOURTH_TASKS.values()]
+    return markdown_table(header, rows, num_text_columns=2) if rows else NOT_YET
 
 
 def measurements(path: Path) -> str:
@@ -453,10 +450,19 @@ def held(difference: Callable[[str], Estimate], verdict: str) -> str:
     try:
         further = difference("text")
     except KeyError:
-        return "not measured"
+        return NOT_MEASURED
     if math.isnan(further.half_width):  # with one seed so far
-        return "not measured"
+        return NOT_MEASURED
     return f"{YES[further.verdict() == verdict]}, {further.text(sign='+')}"
+
+
+def verdict_and_differences(by_task: dict[str, Estimate]) -> list[str]:
+    """The verdict, one for each task where they differ, and the differences; a single seed is no measurement."""
+    measured = {task: of.verdict() for task, of in by_task.items() if not math.isnan(of.half_width)}
+    same = len(set(measured.values())) == 1
+    verdict = "; ".join(dict.fromkeys(of if same else f"{task}: {of}" for task, of in measured.items()))
+    differences = (of.text(sign="+") if task in measured else NOT_MEASURED for task, of in by_task.items())
+    return [verdict or NOT_MEASURED, *differences]
 
 
 def decision_table(frames: dict[str, pd.DataFrame]) -> str:
@@ -471,116 +477,22 @@ def decision_table(frames: dict[str, pd.DataFrame]) -> str:
 
     rows = []
     for what, difference in decisions(frames["moving_end"], at_the_end).items():
-        by_task = {task: difference(task) for task in SECOND_TASKS}
-        verdicts = {task: of.verdict() for task, of in by_task.items()}
-        same = len(set(verdicts.values())) == 1
-        verdict = "; ".join(dict.fromkeys(of if same else f"`{task}`: {of}" for task, of in verdicts.items()))
-        differences = (of.text(sign="+") for of in by_task.values())
-        rows.append([what, verdict, *differences, held(further[what], verdicts["text"])])
+        by_task = {f"`{task}`": difference(task) for task in SECOND_TASKS}
+        held_in_study_3 = held(further[what], by_task["`text`"].verdict())
+        rows.append([what, *verdict_and_differences(by_task), held_in_study_3])
     header = ["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS), "`text`, held at 5 times the length"]
     return markdown_table(header, rows, num_text_columns=2)
 
 
-Dots = dict[str, list[Estimate]]
-
-
-def draw_dots(panels: dict[str, Dots], names: Sequence[str], baseline: str) -> Figure:
-    """A panel per task with a row per name: differences with their intervals, beside a line for the baseline."""
-    labels = [fill(name.replace("`", ""), 24) for name in names]
-    num_lines = sum(label.count("\n") + 1 for label in labels)
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.21 * num_lines), layout="constrained")
-    for axis, (task, dots) in zip(figure.subplots(1, len(panels), sharey=True), panels.items()):
-        for index, (label, estimates) in enumerate(dots.items()):
-            axis.errorbar(
-                [of.mean for of in estimates],
-                [row + 0.25 * (index - (len(dots) - 1) / 2) for row in range(len(estimates))],
-                xerr=[of.half_width for of in estimates],
-                fmt="os"[index],
-                markersize=4,
-                color=(BLUE, VERMILLION)[index],
-                label=label,
-            )
-        axis.axvline(0, color=INK, linewidth=0.8)
-        axis.set_title(task)
-        axis.locator_params(axis="x", nbins=5 - len(panels))
-        axis.xaxis.set_major_formatter(lambda number, _: f"{number:g}".replace("-", "\u2212"))
-        axis.grid(axis="x", alpha=0.2)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_yticks(range(len(names)), labels)
-    figure.axes[0].invert_yaxis()
-    figure.supxlabel(f"test loss minus that of {baseline} (left is better)", fontsize=10)
-    if len(dots) > 1:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-    return figure
-
-
 def minus_cosine(frame: pd.DataFrame, task: str) -> dict[str, Estimate]:
     """Each schedule's final loss minus the cosine's, both with warmup."""
-    final = by_seed(single_runs(frame, task), "100%", SETTING).xs(True, axis=1, level="warmup")
+    final = by_seed(tests_of(frame, task), "loss", SETTING).xs(True, axis=1, level="warmup")
     return {name: estimate(final[name] - final["`cosine`"]) for name in final}
-
-
-def draw_known_end(frame: pd.DataFrame) -> Figure:
-    """Each schedule's final loss minus the cosine's."""
-    names = [f"`{name}`" for name in ("constant", "linear")]
-    names += [f"`decay={decay:g}, T_mult={T_mult}`" for T_mult in (1, 2) for decay in (1, 0.75, 0.5)]
-    differences = {task: minus_cosine(frame, task) for task in FIRST_TASKS}
-    panels: dict[str, Dots] = {task: {"final": [of[name] for name in names]} for task, of in differences.items()}
-    return draw_dots(panels, names, "the cosine")
-
-
-def draw_same_data(frame: pd.DataFrame) -> Figure:
-    """Each contender's loss at 2 N and 4 N minus that of the cosine planned for that length."""
-    panels: dict[str, Dots] = {}
-    for task in SECOND_TASKS:
-        losses, planned = same_data_losses(frame, task)
-        names = [name for name in losses[4] if not name.startswith("linear planned") and name in losses[2]]
-        names = [name for name in names if name != PLANNED.format(4)]
-        panels[task] = {
-            f"after {factor} N updates": [estimate(losses[factor][name] - planned[factor]) for name in names]
-            for factor in (2, 4)
-        }
-    return draw_dots(panels, names, "the planned cosine")
-
-
-def draw_other_data(frame: pd.DataFrame) -> Figure:
-    """The loss on the new data and on the old; a line joins the restarts from the full peak down to a quarter of it."""
-    markers = {LOW: "v", "constant": "X", "WSD, cooldowns of 1 - sqrt": "D", PLATEAU: "p", "infinite cosine": "*"}
-    markers |= {SCHEDULE_FREE: "^", PLANNED.format(2): "P"}
-    figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
-    for axis, task in zip(figure.subplots(len(SECOND_TASKS), 1), SECOND_TASKS):
-        losses = other_data_losses(frame, task)
-        for ending, color, line in (("", BLUE, "o-"), (", warmup", VERMILLION, "s--")):
-            names = [RESTART, *(f"restart at {decay} of the peak" for decay in (0.7, 0.5, 0.25))]
-            x, y = ([losses[kind][name + ending].mean() for name in names] for kind in ("new", "old"))
-            axis.plot(x, y, line, color=color, label=f"restart at 1, 0.7, 0.5, 0.25 of the peak{ending}")
-            if not ending:
-                for text, place in (("1", (x[0], y[0])), ("0.25", (x[-1], y[-1]))):
-                    axis.annotate(text, place, xytext=(-6, -12), textcoords="offset points", ha="right")
-        for name, marker in markers.items():
-            x, y = losses["new"][name].mean(), losses["old"][name].mean()
-            axis.plot(x, y, marker, color=GRAY, label=name.replace("`", ""))
-        axis.set_title(f"{task}, then {SECOND_TASKS[task]}")
-        axis.set_xlabel("test loss on the new data (left: learned more)")
-        axis.set_ylabel("on the old data\n(down: forgot less)")
-        axis.grid(alpha=0.2)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False)
-    return figure
-
-
-def draw_all(frames: dict[str, pd.DataFrame]) -> dict[str, Figure]:
-    """The pictures of the page, by the names of their files. To be called, and saved, under [`style`]."""
-    return {
-        "known-end": draw_known_end(frames["known_end"]),
-        "same-data": draw_same_data(frames["moving_end"]),
-        "other-data": draw_other_data(frames["moving_end"]),
-    }
 
 
 def read(raw: Path) -> dict[str, pd.DataFrame]:
     """The raw results of the studies."""
-    ways = {"known_end": known_end, "moving_end": moving_end, "further": moving_end}
+    ways = {"known_end": known_end, "moving_end": moving_end, "further": moving_end, "fine_tuning": fine_tuning}
     return {name: way(raw / f"{name}.jsonl") for name, way in ways.items()}
 
 
@@ -589,17 +501,11 @@ def figures(raw: Path) -> dict[str, str]:
     frames = read(raw)
     known, moving = frames["known_end"], frames["moving_end"]
     shown = {name: measurements(raw / f"{name}.jsonl") for name in STUDIES}
-    shown |= {"best": best_table(known), "arguments": argument_table(known), "decisions": decision_table(frames)}
-    averages = records(raw / "weight_averages.jsonl")
-    averages["name"] = [setting_name(run) for run in runs_of(averages)]
-    shown |= {kind: average_table(averages, kind) for kind in ("weights", "predictions")}
-    shown |= {"below the mean": between_the_members(averages, known)}
-    for task in FIRST_TASKS:
-        shown[f"known end, {task}"] = known_end_table(known, task)
-        shown[f"snapshots, {task}"] = snapshot_table(known, task)
-    for task in SECOND_TASKS:
-        shown[f"same data, {task}"] = same_data_table(moving, task)
-        shown[f"other data, {task}"] = other_data_table(moving, task)
+    tuned = frames["fine_tuning"]
+    shown |= {"fine-tuning decisions": fine_tuning_decisions(tuned), "fine-tuning": fine_tuning_table(tuned)}
+    shown |= {"decisions": decision_table(frames), "arguments": argument_table(known)}
+    shown |= {"known end": known_end_table(known), "ensembles": ensemble_table(known)}
+    shown |= {"same data": same_data_table(moving), "other data": other_data_table(moving)}
     return shown
 
 
@@ -613,9 +519,6 @@ def main() -> None:
     shown = figures(arguments.raw)
     for page in (arguments.docs / "when-to-use.md", arguments.docs / "results.md"):
         page.write_text(write_figures(page.read_text(), shown))
-    with style():
-        for name, figure in draw_all(read(arguments.raw)).items():
-            save(figure, arguments.docs / "images" / f"{name}.svg")
 
 
 if __name__ == "__main__":

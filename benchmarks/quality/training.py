@@ -107,7 +107,6 @@ class Stage(NamedTuple):
     shares: tuple[float, ...]  # of the peak rate, one per update
     data: int  # the kind of data, by its place among a task's kinds
     stops: tuple[int, ...]  # the numbers of updates in it after which the model is evaluated
-    fresh_optimizer: bool = False
 
 
 Stages = tuple[Stage, ...]
@@ -156,9 +155,6 @@ class Runs:
         self.kinds, self.seed, self.num_warmup_steps = kinds, seed, num_warmup_steps
         self.known: dict[Any, tuple[State, dict[int, Losses]]] = {}
 
-    def adamw(self, model: torch.nn.Module, peak_lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(model.parameters(), lr=peak_lr, weight_decay=self.kinds[0].weight_decay, fused=True)
-
     def start(self, schedule_free: bool, peak_lr: float) -> State:
         torch.manual_seed(self.seed)
         model = self.kinds[0].make_model()
@@ -166,7 +162,8 @@ class Runs:
         if schedule_free:
             optimizer = AdamWScheduleFree(model.parameters(), lr=peak_lr, warmup_steps=self.num_warmup_steps)
         else:
-            optimizer = self.adamw(model, peak_lr)
+            decay = self.kinds[0].weight_decay
+            optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, weight_decay=decay, fused=True)
         return State(model, optimizer, (0,) * len(self.kinds))
 
     def evaluate(self, state: State, splits: Sequence[str], num_kinds: int) -> Losses:
@@ -201,8 +198,6 @@ class Runs:
             state = copy.deepcopy(self.known[tuple(before), schedule_free, peak_lr, tuple(splits)][0])
         else:
             state = self.start(schedule_free, peak_lr)
-        if stage.fresh_optimizer:
-            state.optimizer = self.adamw(state.model, peak_lr)
         if isinstance(state.optimizer, AdamWScheduleFree):
             state.optimizer.train()
         state.model.train()
