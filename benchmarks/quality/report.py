@@ -416,7 +416,7 @@ def decisions(
             at_the_end or partial(after, 1, GROWING),
         ),
         ("3 growing cycles with a plateau, compared with 1 cosine", partial(after, 1, GROWING_PLATEAU)),
-        ("1 cosine with a plateau, compared with 1 cosine", partial(after, 1, PLATEAU)),
+        ("1 cosine with a plateau (`warmup_stable_decay`), compared with 1 cosine", partial(after, 1, PLATEAU)),
         (
             "**A checkpoint at N.** A cycle ends there, compared with 1 cosine planned for 4 N",
             partial(after, 1, RESTART, planned_for=4),
