@@ -36,11 +36,11 @@ def test_a_fact_about_torch_is_the_one_on_the_page(fact):
     assert fact() == page.read()["facts"][fact.__name__]
 
 
+@pytest.mark.needs("schedulefree")
 def test_schedule_free_counts_an_update_at_learning_rate_0_in_full():
-    pytest.importorskip("schedulefree")
     assert page.weight_in_the_average() == {"zero": 1.0}
 
 
+@pytest.mark.needs("lightning")
 def test_lightning_counts_its_frequency_within_an_epoch():
-    pytest.importorskip("lightning")
     assert page.steps_under_lightning() == page.read()["facts"]["steps_under_lightning"]

@@ -104,10 +104,7 @@ def torchs_rates(combine, kind):
     """The rates with torch's class, where this release of torch can combine its own schedulers so."""
     optimizer = make_optimizer(kind)
     tensors = [group["lr"] for group in optimizer.param_groups if kind == "tensor"]
-    try:
-        rates = advance(optimizer, combine(optimizer, CosineAnnealingWarmRestarts), NUM_STEPS)
-    except AttributeError as error:
-        pytest.skip(f"torch {torch.__version__} cannot combine its own schedulers so: {error}")
+    rates = advance(optimizer, combine(optimizer, CosineAnnealingWarmRestarts), NUM_STEPS)
     if any(group["lr"] is not tensor for group, tensor in zip(optimizer.param_groups, tensors)):
         pytest.skip(f"torch {torch.__version__} puts other tensors in the place of the rates")
     return rates

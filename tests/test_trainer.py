@@ -19,7 +19,6 @@ from optimizers import make_optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from trainer_runs import (
     BASE_LR,
-    TRANSFORMERS_RESUMES,
     causal_lm,
     logged_rates,
     processes,
@@ -603,7 +602,6 @@ class TestResuming:
         with pytest.raises(ValueError, match=f"but {tmp_path / 'nowhere' / 'trainer_state.json'} is missing"):
             self.resume(tmp_path, tmp_path / "nowhere")
 
-    @TRANSFORMERS_RESUMES
     @pytest.mark.parametrize("by_path", [True, False])
     @pytest.mark.parametrize("missing", [["optimizer.pt", "scheduler.pt"], ["optimizer.pt"], ["scheduler.pt"], []])
     def test_from_a_checkpoint_whose_schedule_a_trainer_does_not_load_is_warned_of(
@@ -634,7 +632,6 @@ class TestResuming:
         assert WarmCosTrainer(causal_lm(), training_arguments(output_dir)).train(checkpoint) == str(checkpoint)
         assert [record for record in caplog.records if record.name == "hf_warmcos"] == []
 
-    @TRANSFORMERS_RESUMES
     def test_works_where_a_trainer_saves_and_loads_its_weights_itself(self, tmp_path):
         class SavesItsWeightsItself(WarmCosTrainer):
             def _save(self, output_dir=None, state_dict=None):
@@ -653,7 +650,6 @@ class TestResuming:
             for weight, expected in zip(resumed.model.parameters(), whole.model.parameters()):
                 assert torch.equal(weight, expected)
 
-    @TRANSFORMERS_RESUMES
     def test_continues_with_another_initial_learning_rate_by_the_callback_of_the_troubleshooting_page(self, tmp_path):
         page = "docs/troubleshooting.md"
         (block,) = (block for block in code_blocks(page, "python") if "NewInitialLearningRate" in block)

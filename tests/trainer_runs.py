@@ -9,11 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from accelerate import Accelerator
 from example_runs import warm_context
-from packaging.version import Version
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule, WarmCosTrainer
@@ -23,10 +21,6 @@ torch.set_num_threads(1)
 
 VOCAB_SIZE = 32
 BASE_LR = 1e-2
-
-TRANSFORMERS_RESUMES = pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.6"), reason="transformers loads no checkpoint with a torch before 2.6"
-)
 
 # Processes that are forked from one that has imported what takes its time start fast.
 processes = warm_context()
