@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
@@ -373,17 +372,10 @@ def test_a_svg_says_what_it_shows_as_a_png_does(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", ["--help", "table --T_0 10", "plot --T_0 10"])
-def test_a_command_takes_little_time_and_imports_no_torch(arguments):
-    """Two fifths of a second of the processor, by what the child processes of this one have used."""
-
-    def used():
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    before = used()
+def test_a_command_imports_few_modules_and_no_torch(arguments):
     command = [sys.executable, "-X", "importtime", "-m", "hf_warmcos", *arguments.split()]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert used() - before < 0.4
     imported = {line.split("|")[-1].strip() for line in ran.stderr.splitlines()}
     assert "hf_warmcos.schedule" in imported
+    assert len(imported) < 300
     assert not imported & {"torch", "transformers", "accelerate", "matplotlib"}

@@ -8,10 +8,8 @@ import os
 import re
 import shlex
 import socket
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -19,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from chromium import set_window, start_chromium
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image
 from selenium.webdriver.common.by import By
@@ -27,6 +25,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 from trainer_runs import causal_lm, logged_rates, token_rows, training_arguments
+from work import at_most
 
 from hf_warmcos import WarmCosTrainer
 from hf_warmcos.options import Parser, add_schedule_options, schedule_arguments
@@ -72,7 +71,6 @@ some_settings = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(some_settings)
 @pytest.mark.filterwarnings("ignore:Training ends inside a cycle", "ignore:The learning rate stays at its minimum")
 def test_the_code_of_the_scheduler_and_of_the_factory_makes_the_learning_rates_of_the_settings(chosen):
@@ -91,7 +89,6 @@ def test_the_code_of_the_scheduler_and_of_the_factory_makes_the_learning_rates_o
         )
 
 
-@settings(deadline=None)
 @given(some_settings)
 def test_lr_scheduler_kwargs_and_the_options_of_run_are_the_arguments_of_the_settings(chosen):
     try:
@@ -167,10 +164,9 @@ def test_a_slider_stops_at_numbers_that_rise_each_of_which_can_be_typed(control)
     assert all(re.fullmatch(r"\d+|0\.\d+|\d\.\d+|\d(\.\d)?e-\d", stop) for stop in stops)
 
 
-def test_10_to_the_11_cycles_are_shown_in_the_time_of_four_and_the_table_says_that_it_is_cut():
-    before = time.process_time()
-    answer = app.describe(ask({"num_training_steps": "1e12", "T_0": "10"}))
-    assert time.process_time() - before < 2
+def test_10_to_the_11_cycles_are_shown_in_some_million_lines_and_the_table_says_that_it_is_cut():
+    with at_most(10_000_000):
+        answer = app.describe(ask({"num_training_steps": "1e12", "T_0": "10"}))
     assert len(answer["rows"]) == app.MOST_ROWS
     assert answer["more"] == "The first 200 of 100,000,000,000 cycles"
     assert "100,000,000,000 cycles" in answer["description"]
@@ -672,32 +668,6 @@ def test_the_pointer_reads_the_learning_rate_of_a_step(open_page):
     assert float(rate) == pytest.approx(
         app.plan({"num_training_steps": "1000"}).scheduler.schedule.lr_at(int(step), 1e-3)
     )
-
-
-@pytest.mark.slow
-def test_the_first_picture_takes_less_than_3_seconds_and_a_change_less_than_three_tenths(open_page):
-    first = []
-    for _ in range(3):
-        started = time.perf_counter()
-        page = open_page()
-        first.append(time.perf_counter() - started)
-    assert min(first) < 3
-    times = page.execute_async_script(
-        """
-        const done = arguments[0], decay = document.getElementById("decay"), times = [];
-        const shown = () => document.querySelector(".svg").innerHTML;
-        for (let change = 0; change < 10; change++) {
-            const before = shown(), started = performance.now();
-            decay.value = 0.5 + change / 100;
-            decay.dispatchEvent(new Event("input", { bubbles: true }));
-            while (shown() === before) await new Promise(requestAnimationFrame);
-            times.push(performance.now() - started);
-        }
-        done(times);
-    """.replace("const done", "(async () => { const done", 1)
-        + "})()"
-    )
-    assert statistics.median(times) < 300
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_it_mirrors_the_signature_of_transformers():
     assert ours[: len(theirs)] == theirs
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.integers(1, 6), st.integers(1, 50), st.integers(0, 40))
 def test_without_decay_it_equals_hard_restarts_where_the_cycles_divide_the_budget(num_cycles, length, num_warmup_steps):
     num_training_steps = num_warmup_steps + num_cycles * length

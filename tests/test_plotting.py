@@ -249,7 +249,6 @@ def test_a_schedule_without_end_is_drawn_for_five_cycles():
     num_steps=st.integers(1, 10**15),
     mode=st.sampled_from(["overlap", "prefix", "every_cycle"]),
 )
-@settings(deadline=None)
 def test_the_steps_of_a_picture_are_few_ascending_and_hold_every_restart_that_it_can_show(T_0, T_mult, num_steps, mode):
     schedule = CosineRestartSchedule(T_0, T_mult=T_mult, warmup_steps=T_0 // 3, warmup_mode=mode)
     steps = sample_steps(schedule, num_steps)
@@ -460,7 +459,7 @@ def test_the_terminals_picture_has_the_curve_its_restarts_its_peaks_and_round_ti
     width=st.integers(40, 120),
     yscale=st.sampled_from(["linear", "log"]),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_mark_of_a_restart_stands_on_the_jump(lengths, width, yscale):
     schedule = CosineRestartSchedule(cycles=lengths)
     cells, _ = body(terminal_picture(schedule, schedule.end, width=width, height=24, yscale=yscale))
@@ -507,7 +506,7 @@ def test_the_terminals_log_scale_has_powers_of_ten_and_equal_heights_for_equal_f
     height=st.integers(1, 50),
     yscale=st.sampled_from(["linear", "log"]),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_any_schedule_fits_any_terminal(T_0, num_steps, eta_min, width, height, yscale):
     schedule = CosineRestartSchedule(T_0, warmup_steps=T_0 // 3, warmup_mode="every_cycle", stable_ratio=0.3)
     picture = terminal_picture(schedule, num_steps, 1e-3, eta_min, yscale=yscale, width=width, height=height).split(

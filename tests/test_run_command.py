@@ -305,7 +305,7 @@ class TestTheStartOfEachProcess:
         assert (exit_code, stdout) == (3, "ran\n")
         assert re.fullmatch(r"hf-warmcos run: no schedule in .*python: .*No module named 'hf_warmcos'\n", stderr)
 
-    def test_a_process_that_does_not_train_loads_nothing_and_starts_as_fast(self):
+    def test_a_process_that_does_not_train_loads_nothing(self):
         startup = outcome([*RUN, "sh", "-c", 'echo "$PYTHONPATH"'])[1].strip()
         without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         below = {**without, "PYTHONPATH": startup, "HF_WARMCOS_REGISTER": "{}"}
@@ -315,14 +315,6 @@ class TestTheStartOfEachProcess:
             for environment in (without, below)
         ]
         assert modules[1] - modules[0] == {"sitecustomize"}
-        seconds: list[list[float]] = [[], []]
-        for _ in range(20):
-            for environment, times in zip((without, below), seconds):
-                # The processor's time: on a busy machine, the clock's would be that of other processes.
-                pid = os.posix_spawn(sys.executable, [sys.executable, "-c", "pass"], environment)
-                usage = os.wait4(pid, 0)[2]
-                times.append(usage.ru_utime + usage.ru_stime)
-        assert min(seconds[1]) - min(seconds[0]) < 0.005
 
 
 EXPECTED = CosineRestartSchedule.fit(70, 3, T_mult=2, warmup_mode="prefix")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from optimizers import make_optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from transformers import get_linear_schedule_with_warmup
+from work import at_most
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 from hf_warmcos.saved_state import read_state
@@ -70,12 +69,11 @@ def test_what_is_no_dict_is_refused(state):
         ({"T_0": 1}, {"T_0": 1, "num_cycles": 10**7}, False),
     ],
 )
-def test_two_schedules_of_very_many_cycles_are_compared_at_once(saved, here, differ, caplog):
+def test_two_schedules_of_very_many_cycles_are_compared_in_a_few_million_lines(saved, here, differ, caplog):
     scheduler = CosineRestartLR(make_optimizer(0.1), CosineRestartSchedule(**saved))
     scheduler.optimizer.step()
     scheduler.step(10**6)
     resumed = CosineRestartLR(make_optimizer(0.1), CosineRestartSchedule(**here))
-    begin = time.process_time()
-    resumed.load_state_dict(scheduler.state_dict())
-    assert time.process_time() - begin < 3
+    with at_most(5_000_000):
+        resumed.load_state_dict(scheduler.state_dict())
     assert bool(caplog.records) == differ

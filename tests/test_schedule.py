@@ -6,7 +6,6 @@ import copy
 import decimal
 import math
 import pickle
-import time
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
@@ -14,9 +13,10 @@ from itertools import count
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from work import at_most
 
 from hf_warmcos import CosineRestartSchedule, Cycle
 from hf_warmcos.schedule import WARMUP_MODES
@@ -161,7 +161,6 @@ def test_cycles_are_exact_at_step_10_to_the_18():
     assert CosineRestartSchedule(1, 3).cycle_at((3**40 - 1) // 2 - 1).index == 39
 
 
-@settings(deadline=None)  # the fractions of the definition grow long
 @given(st.floats(1.001, 4), st.floats(1, 1000), st.integers(0, 10**15))
 def test_any_real_T_mult_has_its_restarts_on_the_rounded_exact_sums(T_mult, T_0, step):
     cycle = CosineRestartSchedule(T_0, T_mult).cycle_at(step)
@@ -344,28 +343,25 @@ BIG = 2**1024
     ],
 )
 def test_numbers_beyond_measure_are_refused_at_once(arguments, name):
-    begin = time.process_time()
-    with pytest.raises(ValueError, match=name):
+    with at_most(10_000), pytest.raises(ValueError, match=name):
         CosineRestartSchedule(**arguments)
-    assert time.process_time() - begin < 0.5
 
 
 def test_cycles_beyond_measure_cost_nothing():
-    begin = time.process_time()
-    assert CosineRestartSchedule(1, 2, num_cycles=10**9).cycle_at(10**18).index == 59
-    assert CosineRestartSchedule(1, 2, num_cycles=10**9).end is None
-    assert CosineRestartSchedule(10, num_cycles=10**15).restarts(100) == list(range(10, 100, 10))
-    assert CosineRestartSchedule(10).curve([10**15, 5]).tolist() == [1, 0.5]
-    assert CosineRestartSchedule(2**63 - 1, 2**63 - 1).lr_at(2**63 - 1) == 1
-    assert time.process_time() - begin < 0.5
+    with at_most(10_000):
+        assert CosineRestartSchedule(1, 2, num_cycles=10**9).cycle_at(10**18).index == 59
+        assert CosineRestartSchedule(1, 2, num_cycles=10**9).end is None
+        assert CosineRestartSchedule(10, num_cycles=10**15).restarts(100) == list(range(10, 100, 10))
+        assert CosineRestartSchedule(10).curve([10**15, 5]).tolist() == [1, 0.5]
+        assert CosineRestartSchedule(2**63 - 1, 2**63 - 1).lr_at(2**63 - 1) == 1
 
 
 @pytest.mark.parametrize("T_mult", [1, 1.0001])
-def test_whatever_extend_permits_takes_less_than_two_seconds(T_mult):
+def test_whatever_extend_permits_takes_at_most_a_hundred_lines_for_each_cycle(T_mult):
     schedule = CosineRestartSchedule(10, T_mult, num_cycles=99_999)
-    begin = time.process_time()
-    longer = schedule.extend(schedule.end + 10)
-    assert time.process_time() - begin < 2
+    end = schedule.end + 10
+    with at_most(100 * 100_000):
+        longer = schedule.extend(end)
     assert longer.cycle(99_998) == schedule.cycle(99_998)
     with pytest.raises(ValueError, match=r"Expected at most 100000 cycles in all, but got num_cycles=99999 \+ 2"):
         schedule.extend(schedule.end + 20, num_cycles=2)
