@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from dataclasses import replace
@@ -178,7 +177,6 @@ def test_a_model_in_bfloat16_keeps_its_weights_in_float32():
     torch.testing.assert_close(logits, exact, rtol=0.1, atol=0.1)
 
 
-UPPER = ("reviews, upper layers", "sections, upper layers")
 # A model with all that the pretrained one has, two layers of width 16, without its weights.
 CONFIG = BertConfig(
     vocab_size=30,
@@ -203,26 +201,21 @@ def fine_tuned(tmp_path_factory):
     torch.set_num_threads(1)
 
     def task(name, change, outputs):
-        labels = [number % 3 for number in range(80)]
-        texts = [f"{1 + label}{1 + number % 4}" for number, label in enumerate(labels)]
-        made = fine_tuning.make_task(name, ((texts, labels), (texts, labels)), few_numbers, outputs)
-
         def make_model():
             model = BertForSequenceClassification(CONFIG)
             model.config.name_or_path = ""
-            return InBfloat16(change(model), lambda ids: ids != 0)
+            return InBfloat16(change(model), pad_token_id=0)
 
-        return replace(made, make_model=make_model, peak_lrs=(1e-2,))
+        labels = [number % 3 for number in range(80)]
+        texts = [f"{1 + label}{1 + number % 4}" for number, label in enumerate(labels)]
+        made = fine_tuning.make_task(name, ((texts, labels), (texts, labels)), few_numbers, outputs, make_model)
+        return replace(made, peak_lrs=(1e-2,))
 
     def unchanged(model):
         return model
 
     kinds = {
-        "upper": [
-            task("reviews, upper layers", unchanged, (0, 3)),
-            task("sections, upper layers", unchanged, (3, None)),
-        ],
-        "full": [task("reviews", unchanged, (0, 3))],
+        "full": [task("reviews", unchanged, (0, 3)), task("sections", unchanged, (3, None))],
         "LoRA": [task("reviews, LoRA", fine_tuning.with_lora, (0, 3))],
     }
     budget = replace(fine_tuning.QUICK_BUDGET, seeds=(0, 1))
@@ -243,9 +236,7 @@ def test_study_4_evaluates_each_contender_three_times_and_the_last_time_at_the_e
         elif run["scenario"] == "new data":
             assert times[-1] == 18
             assert {*line["curve"]["18"]} == {
-                f"{kind}, {split}"
-                for kind in ("reviews, upper layers", "sections, upper layers")
-                for split in ("validation", "test")
+                f"{kind}, {split}" for kind in ("reviews", "sections") for split in ("validation", "test")
             }
 
 
@@ -265,7 +256,7 @@ def test_the_tables_of_study_4_compare_seed_by_seed_and_leave_out_what_was_not_r
     frame = report.fine_tuning(path)
     rows = [row.strip("| ").split(" | ") for row in report.fine_tuning_decisions(frame).splitlines()[2:]]
     assert len(rows) == 11
-    assert {row[4] for row in rows if "new data" in row[0] or "old data" in row[0]} == {"not measured"}
+    assert {row[3] for row in rows if "new data" in row[0] or "old data" in row[0]} == {"not measured"}
     end = {
         (line["run"]["contender"]["name"], line["run"]["contender"]["stable_ratio"], line["run"]["seed"]): line["curve"]
         for line in lines_of(path)
@@ -279,7 +270,7 @@ def test_the_tables_of_study_4_compare_seed_by_seed_and_leave_out_what_was_not_r
     )
     interval = stats.ttest_rel(plateau, linear).confidence_interval(0.95)
     expected = Estimate((interval.low + interval.high) / 2, (interval.high - interval.low) / 2)
-    assert rows[0][3] == expected.text(sign="+")
+    assert rows[0][2] == expected.text(sign="+")
 
     few = frame[(frame["seed"] == 0) | (frame["name"] == "`linear`")]
     assert report.fine_tuning_decisions(few) == report.NOT_YET
@@ -337,18 +328,6 @@ def test_the_cycle_on_new_data_has_its_own_peak_and_warmup():
     assert full[0] == max(full) == 1.0
     assert warm_half[0] == 0
     assert warm_half[budget.num_warmup_steps] == max(warm_half) == 0.5
-
-
-def test_the_upper_layers_on_the_hidden_states_of_the_lower_ones_are_the_whole_model(monkeypatch):
-    monkeypatch.setattr(fine_tuning, "NUM_FROZEN", 1)
-    torch.manual_seed(0)
-    whole = BertForSequenceClassification(CONFIG).eval()
-    upper = fine_tuning.upper_layers(copy.deepcopy(whole))
-    ids = few_numbers(["34", "12"])
-    mask = (ids != 0).long()
-    hidden = whole.bert(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
-    logits = upper(inputs_embeds=hidden * mask.unsqueeze(-1), attention_mask=mask).logits
-    torch.testing.assert_close(logits, whole(ids, attention_mask=mask).logits)
 
 
 def test_a_study_says_how_long_it_takes(fine_tuned):

@@ -81,18 +81,17 @@ class Task:
 class InBfloat16(torch.nn.Module):
     """A model whose weights are in float32, and which computes in bfloat16, as with `bf16=True` of a Trainer.
 
-    `attends`, if given, says of the inputs which places the model attends to.
+    Where padding is given, the model does not attend to it.
     """
 
-    def __init__(self, model: torch.nn.Module, attends: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, pad_token_id: int | None = None) -> None:
         super().__init__()
-        self.model, self.attends = model, attends
+        self.model, self.pad_token_id = model, pad_token_id
 
-    def forward(self, **inputs: Tensor) -> Any:
-        (only,) = inputs.values()
-        mask = {} if self.attends is None else {"attention_mask": self.attends(only).long()}
-        with torch.autocast(only.device.type, torch.bfloat16):
-            output = self.model(**inputs, **mask)
+    def forward(self, input_ids: Tensor) -> Any:
+        mask = {} if self.pad_token_id is None else {"attention_mask": (input_ids != self.pad_token_id).long()}
+        with torch.autocast(input_ids.device.type, torch.bfloat16):
+            output = self.model(input_ids=input_ids, **mask)
         output.logits = output.logits.float()
         return output
 
