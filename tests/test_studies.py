@@ -18,7 +18,7 @@ from benchmarks.quality import fine_tuning, further, known_end, moving_end, repo
 from benchmarks.quality.report import Estimate
 from benchmarks.quality.results import pack, packed, read_lines
 from benchmarks.quality.tasks import InBfloat16, Split, load_images, text_task, turned
-from benchmarks.quality.training import Records, Study, estimated_hours, measure_all
+from benchmarks.quality.training import Budget, Records, Study, estimated_hours, measure_all
 from hf_warmcos import CosineRestartSchedule
 
 
@@ -62,15 +62,15 @@ def test_packed_runs_come_first_are_not_made_again_and_give_the_same_bytes_each_
 
 def test_study_1_measures_each_schedule_at_the_same_budget_and_continues_where_it_was_stopped(tmp_path, images):
     path = tmp_path / "known_end.jsonl"
-    budget = replace(known_end.QUICK, num_training_steps=12, seeds=(0,), num_peak_lrs=1)
-    known_end.measure_all([images], budget, path)
+    budget = replace(known_end.QUICK, num_updates=12, seeds=(0,), num_peak_lrs=1)
+    measure_all([known_end.rows([images], budget, path)])
     whole = lines_of(path)
-    tests = [line for line in whole if line["run"]["split"] == "test"]
-    settings = [known_end.Setting(**line["run"]["setting"]) for line in tests]
+    tests = [line for line in whole if line["run"]["scenario"] == "test"]
+    settings = [known_end.Setting(**line["run"]["contender"]) for line in tests]
     assert settings == known_end.settings(12)
     assert {setting.num_training_steps for setting in settings} == {12}
     by_schedule = {
-        setting.schedule: line["members"][-1]
+        setting.name: [*line["curve"].values()][-1]
         for setting, line in zip(settings, tests)
         if not setting.num_warmup_steps and setting.decay == setting.T_mult == 1
     }
@@ -78,7 +78,7 @@ def test_study_1_measures_each_schedule_at_the_same_budget_and_continues_where_i
     assert by_schedule["hf_warmcos"] != by_schedule["cosine"] != by_schedule["linear"]
 
     path.write_text("\n".join(path.read_text().splitlines())[:-30])  # stopped while it wrote the last line
-    known_end.measure_all([images], budget, path)
+    measure_all([known_end.rows([images], budget, path)])
     assert lines_of(path) == whole
 
 
@@ -339,8 +339,8 @@ def test_a_study_says_how_long_it_takes(fine_tuned):
 @pytest.mark.parametrize(
     ("budget", "least_seeds"),
     [
-        (known_end.Budget(), 8),
-        (moving_end.Budget(), 8),
+        (known_end.BUDGET, 8),
+        (Budget(), 8),
         (further.SCALE.budget, 5),
         (fine_tuning.SCALES["cpu"].budget, 6),
         (fine_tuning.SCALES["gpu"].budget, 6),

@@ -122,9 +122,9 @@ def loss_of(measured: dict[str, Any]) -> float:
 
 
 def setting_name(run: Any) -> str:
-    if run.schedule == "hf_warmcos":
+    if run.contender == "hf_warmcos":
         return f"`decay={run.decay:g}, T_mult={run.T_mult:g}`"
-    return "torch's `CosineAnnealingWarmRestarts`" if run.schedule == "torch" else f"`{run.schedule}`"
+    return "torch's `CosineAnnealingWarmRestarts`" if run.contender == "torch" else f"`{run.contender}`"
 
 
 def known_end(path: Path) -> pd.DataFrame:
@@ -132,9 +132,9 @@ def known_end(path: Path) -> pd.DataFrame:
     frame = records(path)
     frame["name"] = [setting_name(run) for run in runs_of(frame)]
     frame["warmup"] = frame["num_warmup_steps"] > 0
-    frame["own"] = frame["schedule"] == "hf_warmcos"
-    frame["loss"] = [loss_of(members[-1]) for members in frame["members"]]
-    frame["all"] = [loss_of(of[str(len(of))]) for of in frame["ensembles"]]
+    frame["own"] = frame["contender"] == "hf_warmcos"
+    frame["loss"] = [loss_of(*[*run.curve.values()][-1].values()) for run in runs_of(frame)]
+    frame["all"] = [loss_of(of) for of in frame["ensemble"]]
     return frame
 
 
@@ -147,7 +147,7 @@ def by_seed(frame: pd.DataFrame, value: str, keys: list[str]) -> pd.DataFrame:
 
 def tests_of(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     """The runs on the test split."""
-    return frame[(frame["task"] == task) & (frame["split"] == "test")]
+    return frame[(frame["task"] == task) & (frame["scenario"] == "test")]
 
 
 def known_end_table(frame: pd.DataFrame) -> str:
@@ -185,7 +185,7 @@ def argument_table(frame: pd.DataFrame) -> str:
 
 def ensemble_table(frame: pd.DataFrame) -> str:
     """Study 1 with warmup, a row for each setting: the ensemble of all cycle ends, minus the last checkpoint."""
-    runs = frame[(frame["split"] == "test") & frame["own"] & frame["warmup"]]
+    runs = frame[(frame["scenario"] == "test") & frame["own"] & frame["warmup"]]
     rows = []
     for name, of in groups(runs, "name"):
         by_task = {task: of[of["task"] == task] for task in FIRST_TASKS}

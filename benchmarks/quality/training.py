@@ -219,7 +219,9 @@ class Runs:
         self.known[key] = (state, losses)
         return losses
 
-    def measure(self, contender: Contender, all_paths: list[Stages], peak_lr: float, splits: Sequence[str]) -> Any:
+    def measure(
+        self, contender: Contender, all_paths: list[Stages], peak_lr: float, splits: Sequence[str]
+    ) -> dict[str, Any]:
         """The losses of a contender, by the number of all the updates that it has made."""
         curve: dict[int, Losses] = {}
         time, done = 0, set()
@@ -273,12 +275,15 @@ class Study:
     def of(self, scenario: str, contender: Contender, peak_lr: float, seed: int) -> dict[str, Any]:
         """The line of a run, made now where it is not there yet."""
         run = asdict(Run(self.kinds[0].name, scenario, contender, self.budget.num_updates, peak_lr, seed))
+        return self.records.of(run | self.settings, lambda: self.made(scenario, contender, peak_lr, seed))
+
+    def made(self, scenario: str, contender: Contender, peak_lr: float, seed: int) -> dict[str, Any]:
+        """Make a run, and return what was measured: a `curve` of the losses by the number of updates."""
         if self.runs.seed != seed:
             self.runs = Runs(self.kinds, seed, self.budget.num_warmup_steps)
         # A tuning run needs only its validation loss.
         splits = ["validation"] if scenario == "tuning" else ["validation", "test"]
-        stages = self.planned_paths(scenario, contender, self.budget)
-        return self.records.of(run | self.settings, lambda: self.runs.measure(contender, stages, peak_lr, splits))
+        return self.runs.measure(contender, self.planned_paths(scenario, contender, self.budget), peak_lr, splits)
 
     def peak_lr(self, contender: Contender) -> float:
         """The peak learning rate with the lowest mean validation loss at the end that the contender is planned for."""
