@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and args.max_grad_norm > 0:
                     accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                learning_rate, cycle = scheduler.get_last_lr()[0], scheduler.scheduler.cycle
+                learning_rate, cycle = scheduler.get_last_lr()[0], scheduler.scheduler.cycle_index
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()

@@ -12,11 +12,14 @@ if TYPE_CHECKING:  # what a type checker sees; a test holds it against the table
     from hf_warmcos.checkpoints import find_cycle_end_checkpoints, find_incomplete_file
     from hf_warmcos.cycles import Cycle
     from hf_warmcos.distributed import count_optimizer_steps
-    from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
+    from hf_warmcos.factory import (
+        CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
+        get_cosine_restarts_with_decay_and_warmup_schedule,
+    )
     from hf_warmcos.plotting import plot_schedule
     from hf_warmcos.registry import register, unregister
     from hf_warmcos.schedule import CosineRestartSchedule
-    from hf_warmcos.scheduler import CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, CosineRestartLR
+    from hf_warmcos.scheduler import CosineRestartLR
     from hf_warmcos.trainer import WarmCosTrainer, WarmCosTrainerMixin
 
 __version__ = "0.2.0.dev0"
@@ -25,7 +28,7 @@ _MODULES = {
     "CosineRestartSchedule": "schedule",
     "Cycle": "cycles",
     "CosineRestartLR": "scheduler",
-    "CosineAnnealingWarmRestartsWithDecayAndLinearWarmup": "scheduler",
+    "CosineAnnealingWarmRestartsWithDecayAndLinearWarmup": "factory",
     "get_cosine_restarts_with_decay_and_warmup_schedule": "factory",
     "count_optimizer_steps": "distributed",
     "register": "registry",

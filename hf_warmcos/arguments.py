@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hf_warmcos.checks import MOST_STEPS, minimum, whole_number
+from hf_warmcos.checks import MOST_LR, MOST_STEPS, minimum, real_number, shown, whole_number
 from hf_warmcos.cycles import GeometricCycles
 from hf_warmcos.names import SET_BY_THE_TRAINING, meaning_of
-from hf_warmcos.schedule import CosineRestartSchedule
+from hf_warmcos.schedule import CosineRestartSchedule, Cycles
 
 
 def schedule_from_arguments(
@@ -23,7 +23,11 @@ def schedule_from_arguments(
     warmup_mode: str = "prefix",
     warmup_lr_rate: float = 0.0,
     stable_ratio: float = 0.0,
-    cycles: Sequence[int | Sequence[float]] | None = None,
+    cycles: Cycles | None = None,
+    min_lr: float | None = None,
+    min_lr_rate: float | None = None,
+    extend_from: int | Sequence[int] | None = None,
+    extend_peak: float | Sequence[float] = 1.0,
 ) -> CosineRestartSchedule:
     """Return the schedule that the factory's arguments describe.
 
@@ -32,7 +36,8 @@ def schedule_from_arguments(
 
     Args:
         num_warmup_steps, num_training_steps, num_cycles, decay, T_0, T_mult, warmup_mode, warmup_lr_rate, stable_ratio,
-            cycles: As in [`get_cosine_restarts_with_decay_and_warmup_schedule`].
+            cycles, min_lr, min_lr_rate, extend_from, extend_peak: As in
+            [`get_cosine_restarts_with_decay_and_warmup_schedule`].
 
     Returns:
         [`CosineRestartSchedule`]: The schedule.
@@ -47,14 +52,24 @@ def schedule_from_arguments(
     [35, 60, 85]
     >>> schedule_from_arguments(10, cycles=[50, [100, 0.5]]).end
     160
+    >>> schedule_from_arguments(10, 200, num_cycles=4, extend_from=110, extend_peak=0.5).cycles[-2:]
+    ((25, 1), (90, 0.5))
 
     ```
     """
     num_warmup_steps = whole_number("num_warmup_steps", num_warmup_steps, (">=", 0), ("<=", MOST_STEPS))
     if num_training_steps is not None:
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1), ("<=", MOST_STEPS))
-        if num_warmup_steps > num_training_steps:
-            raise ValueError(f"Expected num_warmup_steps <= {num_training_steps=}, but got {num_warmup_steps=}")
+    ends, peaks = _extensions(extend_from, extend_peak)
+    if ends and (num_training_steps is None or num_training_steps <= ends[-1]):
+        raise ValueError(f"Expected num_training_steps > extend_from={ends[-1]}, but got {num_training_steps=}")
+    first_end, *later_ends = *ends, num_training_steps
+    if first_end is not None and num_warmup_steps > first_end:
+        limit = f"{num_training_steps=}" if not ends else f"extend_from={first_end}"
+        raise ValueError(f"Expected num_warmup_steps <= {limit}, but got {num_warmup_steps=}")
+    if min_lr is not None and min_lr_rate is not None:
+        raise ValueError(f"Expected only one of min_lr and min_lr_rate, but got {min_lr=} and {min_lr_rate=}")
+    eta_min, eta_min_rate = minimum(0.0 if min_lr is None else min_lr, min_lr_rate, "min_lr", "min_lr_rate")
     shape: dict[str, Any] = {
         "T_mult": T_mult,
         "decay": decay,
@@ -62,40 +77,70 @@ def schedule_from_arguments(
         "warmup_mode": warmup_mode,
         "warmup_lr_rate": warmup_lr_rate,
         "stable_ratio": stable_ratio,
+        "eta_min": eta_min,
+        "eta_min_rate": eta_min_rate,
     }
     if T_0 is not None or cycles is not None:
-        return CosineRestartSchedule(T_0=T_0, num_cycles=num_cycles, cycles=cycles, **shape)
-    if num_training_steps is None:
+        schedule = CosineRestartSchedule(T_0=T_0, num_cycles=num_cycles, cycles=cycles, **shape)
+    elif first_end is None:
         came = "T_0=None, cycles=None and num_training_steps=None"
         raise ValueError(f"Expected one of T_0, cycles and num_training_steps, but got {came}")
-    if num_cycles is None and (decay != 1 or T_mult != 1):
-        raise ValueError(f"Expected num_cycles with decay or T_mult, but got num_cycles=None, {decay=} and {T_mult=}")
-    return CosineRestartSchedule.fit(num_training_steps, 1 if num_cycles is None else num_cycles, **shape)
+    elif num_cycles is None and not _is_one(decay, T_mult):
+        came = f"num_cycles=None, decay={shown(decay)} and T_mult={shown(T_mult)}"
+        raise ValueError(f"Expected num_cycles with decay or T_mult, but got {came}")
+    else:
+        schedule = CosineRestartSchedule.fit(first_end, 1 if num_cycles is None else num_cycles, **shape)
+    if ends and schedule.end is None:
+        came = f"T_0={schedule.T_0} and extend_from={ends[0]}: leave extend_from out"
+        raise ValueError(f"Expected cycles that end with extend_from; those of T_0 go on without it, but got {came}")
+    if ends and schedule.end != ends[0]:
+        came = f"extend_from={ends[0]}"
+        raise ValueError(f"Expected extend_from to be {schedule.end}, where the cycles end, but got {came}")
+    for end, peak in zip(later_ends, peaks):
+        assert end is not None
+        schedule = schedule.extend(end, peak=peak)
+    return schedule
 
 
-def eta_min_from_arguments(min_lr: float | None = None, min_lr_rate: float | None = None) -> dict[str, float | None]:
-    """Return `min_lr` or `min_lr_rate`, whichever is given, as a scheduler's `eta_min` and `eta_min_rate`.
-
-    Raises:
-        TypeError, ValueError: If both are given, or one is out of its range.
+def first_number_of_steps(num_training_steps: int, extend_from: int | Sequence[int] | None = None) -> int:
+    """Return how many steps a run was planned for at first, which a warmup given as a fraction refers to.
 
     ```python
-    >>> eta_min_from_arguments(min_lr_rate=0.1)
-    {'eta_min': 0.0, 'eta_min_rate': 0.1}
+    >>> first_number_of_steps(300), first_number_of_steps(300, extend_from=[100, 200])
+    (300, 100)
 
     ```
     """
-    if min_lr is not None and min_lr_rate is not None:
-        raise ValueError(f"Expected only one of min_lr and min_lr_rate, but got {min_lr=} and {min_lr_rate=}")
-    checked = minimum(0.0 if min_lr is None else min_lr, min_lr_rate, "min_lr", "min_lr_rate")
-    return dict(zip(("eta_min", "eta_min_rate"), checked))
+    return [*_extensions(extend_from, 1.0)[0], num_training_steps][0]
+
+
+def _extensions(extend_from: Any, extend_peak: Any) -> tuple[list[int], list[float]]:
+    """At which steps the run ended before, and for each the peak of the cycle that continues it."""
+    given = [] if extend_from is None else extend_from
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    ends: list[int] = []
+    for index, end in enumerate(given if several else [given]):
+        name = f"extend_from[{index}]" if several else "extend_from"
+        ends.append(whole_number(name, end, (">", ends[-1] if ends else 0), ("<=", MOST_STEPS)))
+    listed = isinstance(extend_peak, Sequence) and not isinstance(extend_peak, str)
+    peaks = [*extend_peak] if listed else [extend_peak] * max(1, len(ends))
+    if listed and len(peaks) != len(ends):
+        came = f"extend_peak={shown(extend_peak)}"
+        raise ValueError(
+            f"Expected extend_peak to be one number or {len(ends)}, one for each extend_from, but got {came}"
+        )
+    peaks = [real_number("extend_peak", peak, (">", 0), ("<=", MOST_LR)) for peak in peaks]
+    if not ends and peaks not in ([], [1]):
+        raise ValueError(f"Expected extend_peak only with extend_from, but got extend_peak={shown(extend_peak)}")
+    return ends, peaks
+
+
+def _is_one(*factors: Any) -> bool:
+    return all(real_number("decay and T_mult", factor) == 1 for factor in factors)
 
 
 # The factory's arguments, except the optimizer and the position. A training script itself passes the first two.
-ARGUMENTS = (
-    *inspect.signature(schedule_from_arguments).parameters,
-    *inspect.signature(eta_min_from_arguments).parameters,
-)
+ARGUMENTS = (*inspect.signature(schedule_from_arguments).parameters,)
 
 
 def with_hints(unknown: Iterable[str], known: Sequence[str]) -> str:
@@ -164,26 +209,53 @@ def check_arguments(**arguments: Any) -> None:
     if unknown := [name for name in arguments if name not in known]:
         came = with_hints(unknown, known)
         raise TypeError(f"Expected arguments of the schedule, which are {', '.join(known)}, but got {came}")
-    of_minimum = {name: arguments.pop(name) for name in ("min_lr", "min_lr_rate") if name in arguments}
-    eta_min_from_arguments(**of_minimum)
+    extend_from, extend_peak = arguments.pop("extend_from", None), arguments.pop("extend_peak", 1.0)
+    ends, _ = _extensions(extend_from, extend_peak)
+    if ends and arguments.get("T_0") is not None and arguments.get("num_cycles") is None:
+        schedule_from_arguments(0, MOST_STEPS, **arguments, extend_from=extend_from, extend_peak=extend_peak)
     if arguments.get("T_0") is None and arguments.get("cycles") is None:
         # Cycles that will be fitted into a training of unknown length: checked in one that is long enough for any.
         arguments |= {"T_0": 2**60, "num_cycles": 1 if arguments.get("num_cycles") is None else arguments["num_cycles"]}
     schedule_from_arguments(0, **arguments)
 
 
-def misfit(
-    schedule: CosineRestartSchedule,
-    num_training_steps: int,
-    base_lrs: Iterable[float] = (1.0,),
-    eta_mins: Iterable[float] = (0.0,),
-) -> str | None:
+def doubts(
+    schedule: CosineRestartSchedule, num_training_steps: int | None, base_lrs: Sequence[float] = (1.0,)
+) -> list[str]:
+    """Return what the user of a schedule hardly meant: one message each.
+
+    Args:
+        schedule ([`CosineRestartSchedule`]): The schedule.
+        num_training_steps (`int` or `None`): The steps of the training, if they are known.
+        base_lrs (sequence of `float`): The initial learning rate of each parameter group.
+
+    Example:
+
+    ```python
+    >>> doubts(CosineRestartSchedule(T_0=10, eta_min=0.1), 20, base_lrs=[0.01])
+    ['The minimum 0.1 is above the initial learning rate 0.01: the learning rate rises to it in each cycle.']
+
+    ```
+    """
+    found = [] if num_training_steps is None else [misfit(schedule, num_training_steps, base_lrs)]
+    if base_lrs and not any(base_lrs):
+        found.append("The initial learning rate is 0 in each parameter group, so that the learning rate stays 0.")
+    for base_lr in dict.fromkeys(base_lrs):
+        if 0 < base_lr < schedule.minimum(base_lr):
+            found.append(
+                f"The minimum {schedule.minimum(base_lr):g} is above the initial learning rate {base_lr:g}: the "
+                "learning rate rises to it in each cycle."
+            )
+    return [doubt for doubt in found if doubt is not None]
+
+
+def misfit(schedule: CosineRestartSchedule, num_training_steps: int, base_lrs: Sequence[float] = (1.0,)) -> str | None:
     """Return a message where training ends inside a cycle or after the last one, and None where it ends with a cycle.
 
     Args:
         schedule ([`CosineRestartSchedule`]): The schedule.
         num_training_steps (`int`): The steps of the training.
-        base_lrs, eta_mins (iterables of `float`): The initial learning rate and the minimum of each parameter group.
+        base_lrs (sequence of `float`): The initial learning rate of each parameter group.
 
     Example:
 
@@ -205,7 +277,7 @@ def misfit(
             f"{num_training_steps - cycle.end} of {num_training_steps=}."
         )
     else:
-        rates = (schedule.lr_at(num_training_steps, *bounds) for bounds in zip(base_lrs, eta_mins))
+        rates = (schedule.lr_at(num_training_steps, base_lr) for base_lr in base_lrs)
         how = (
             f"Training ends inside a cycle: {num_training_steps=} is step {num_training_steps - cycle.start} of the "
             f"{cycle.length} steps of cycle {cycle.index}, at a learning rate of "

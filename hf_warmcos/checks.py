@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 import sys
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +15,26 @@ MOST_STEPS = 2**63 - 1
 MOST_LR = 1e150
 
 _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+_MOST_CHARACTERS = 200
+_shorten = reprlib.Repr()
+_shorten.maxstring = _shorten.maxother = _shorten.maxlong = _MOST_CHARACTERS
+_shorten.maxlist = _shorten.maxtuple = _shorten.maxdict = _shorten.maxarray = 20
+
+
+def shown(value: Any) -> str:
+    """Return `value` as it stands in a message: at most 200 characters, whatever it is.
+
+    ```python
+    >>> shown([1, "x", None]), len(shown(list(range(10**6)))) <= 200
+    ("[1, 'x', None]", True)
+
+    ```
+    """
+    try:
+        text = _shorten.repr(value)
+    except Exception:  # its own `__repr__` fails, or an integer has too many digits to be written
+        text = f"<a value of type {type(value).__name__}>"
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
 
 
 def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | float:
@@ -28,16 +49,26 @@ def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | floa
         TypeError: If ``value`` is not a real number.
         ValueError: If ``value`` is NaN, does not fit into a float or is out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"Expected {name} to be a number, but got {name}={value!r} of type {type(value).__name__}")
+    if type(value) not in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+        came = f"{name}={shown(value)} of type {type(value).__name__}"
+        raise TypeError(f"Expected {name} to be a number, but got {came}{_yaml_hint(value)}")
     number = int(value) if isinstance(value, Integral) else float(value)
     if not abs(number) <= sys.float_info.max:
         came = f"{name}={number}" if isinstance(number, float) else f"an integer of {number.bit_length()} bits"
         raise ValueError(f"Expected {name} to be finite, but got {came}")
     for comparison, limit in bounds:
         if not _COMPARISONS[comparison](number, limit):
-            raise ValueError(f"Expected {name} {comparison} {limit}, but got {name}={number}")
+            raise ValueError(f"Expected {name} {comparison} {limit}, but got {name}={shown(number)}")
     return int(number) if number == int(number) else number
+
+
+def _yaml_hint(value: Any) -> str:
+    """What to write for a number that YAML reads as a text: its floats need a point, as in 1.0e-5."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        number = None
+    return "" if number is None else f": a text. Write {number!r}; in YAML a float needs a point, such as 1.0e-5"
 
 
 def whole_number(name: str, value: Any, *bounds: tuple[str, float]) -> int:

@@ -27,25 +27,20 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from hf_warmcos import __version__
-from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
-from hf_warmcos.checks import MOST_STEPS, learning_rate
 from hf_warmcos.options import Parser, add_schedule_options, add_training_options, drop_output, schedule_arguments
+from hf_warmcos.overview import YSCALES, CycleRow, Plan, cycle_table, plan
 from hf_warmcos.past_run import Comparison, PastRun
-from hf_warmcos.plotting import YSCALES, default_num_steps, save_picture
-from hf_warmcos.schedule import CosineRestartSchedule
-from hf_warmcos.terminal import terminal_picture
 
-_Plan: TypeAlias = tuple[CosineRestartSchedule, int, float, float]  # and its steps, initial learning rate and minimum
+_LENGTHS = {"T_0", "cycles"}
 _COMMANDS = {
     "plot": "draw the learning rate at each step, in the terminal or into a file",
     "table": "list the cycles: start, length, peak and last learning rate",
@@ -90,13 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     comparison = None
     try:
         past_run = None if options.past_run is None else PastRun.read(options.past_run)
-        schedule, _, *lrs = plan = _plan(options, past_run)
+        planned = _plan(options, past_run)
         if past_run is not None:
-            comparison = past_run.compare(schedule, *lrs)
+            comparison = past_run.compare(planned.schedule, planned.base_lr)
         if options.command == "plot":
-            _plot(options, plan, comparison)
+            _plot(options, planned, comparison)
         else:
-            _table(options.format, plan)
+            _table(options.format, planned)
         if comparison is not None:
             # Beside a CSV or JSON that a program reads, the verdict is a message.
             is_for_programs = getattr(options, "format", "text") != "text"
@@ -140,89 +135,38 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _plan(options: Namespace, past_run: PastRun | None) -> _Plan:
-    """The schedule, how many steps of it to show, its initial learning rate and its minimum."""
+def _plan(options: Namespace, past_run: PastRun | None) -> Plan:
+    """The schedule to show; for a past run, in the length that it was planned for."""
     given = schedule_arguments(options)
-    num_training_steps = given.setdefault("num_training_steps", past_run and past_run.max_steps)
-    if num_training_steps is None and not given.keys() & {"T_0", "cycles"}:
+    if given.setdefault("num_training_steps", past_run and past_run.max_steps) is None and not given.keys() & _LENGTHS:
         raise ValueError("give one of --num_training_steps, --T_0, --cycles")
-    if num_training_steps is not None and 0 < given["num_warmup_steps"] < 1:  # a fraction, as in TrainingArguments
-        given["num_warmup_steps"] = math.ceil(given["num_warmup_steps"] * num_training_steps)
-    base_lr = learning_rate("lr", options.lr, (">=", 0))
-    minimum = eta_min_from_arguments(given.pop("min_lr", None), given.pop("min_lr_rate", None))
-    eta_min = base_lr * (minimum["eta_min_rate"] or 0.0) or minimum["eta_min"] or 0.0
-    schedule = schedule_from_arguments(**given)
-    num_steps = int(num_training_steps or default_num_steps(schedule))
-    warnings = [misfit(schedule, num_steps, [base_lr], [eta_min])]
-    if eta_min > base_lr:
-        warnings.append(f"min_lr={eta_min} is above lr={base_lr}: each cycle rises to it")
-    for warning in filter(None, warnings):
-        print(f"hf-warmcos {options.command}: warning: {warning}", file=sys.stderr)
-    return schedule, num_steps, base_lr, eta_min
+    planned = plan(given, options.lr)
+    for doubt in planned.doubts:
+        print(f"hf-warmcos {options.command}: warning: {doubt}", file=sys.stderr)
+    return planned
 
 
-def _plot(options: Namespace, plan: _Plan, comparison: Comparison | None) -> None:
-    schedule, num_steps, *lrs = plan
+def _plot(options: Namespace, planned: Plan, comparison: Comparison | None) -> None:
+    schedule, num_steps, base_lr, _ = planned
     logged = None if comparison is None else (comparison.positions, comparison.logged)
     num_steps = num_steps if logged is None else max(num_steps, logged[0][-1] + 1)
     if options.output is not None:
-        save_picture(options.output, schedule, num_steps, *lrs, yscale=options.yscale, logged=logged)
+        from hf_warmcos.plotting import save_picture
+
+        save_picture(options.output, schedule, num_steps, base_lr, yscale=options.yscale, logged=logged)
         print(f"wrote {options.output}")
         return
+    from hf_warmcos.terminal import terminal_picture
+
     width, height = shutil.get_terminal_size()
     how = {"yscale": options.yscale, "logged": logged, "width": width, "height": min(24, height - 1)}
-    picture, encoding = terminal_picture(schedule, num_steps, *lrs, **how), sys.stdout.encoding or "utf-8"
+    picture, encoding = terminal_picture(schedule, num_steps, base_lr, **how), sys.stdout.encoding or "utf-8"
     print(picture.encode(encoding, "replace").decode(encoding))  # with ? in place of what cannot be printed
 
 
-class CycleRow(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        cycle: The cycle's index.
-        start: The step at which it starts.
-        length: How many steps it has.
-        peak_lr: The learning rate at its peak.
-        end_lr: The learning rate of its last step.
-    """
-
-    cycle: int
-    start: int
-    length: int
-    peak_lr: float
-    end_lr: float
-
-
-def cycle_table(
-    schedule: CosineRestartSchedule, num_steps: int, base_lr: float = 1.0, eta_min: float = 0.0
-) -> Iterator[CycleRow]:
-    """Yield a row for each cycle that the first `num_steps` steps reach, and for cycle 0 at least.
-
-    Args:
-        schedule ([`CosineRestartSchedule`]): The schedule.
-        num_steps (`int`): How many steps to look at.
-        base_lr, eta_min (`float`, *optional*): As in [`CosineRestartSchedule.lr_at`].
-
-    Yields:
-        [`CycleRow`]: The cycle, its start and length in steps, its peak and the learning rate of its last step.
-
-    Example:
-
-    ```python
-    >>> [*cycle_table(CosineRestartSchedule(T_0=2, decay=0.5), 3)][1]
-    CycleRow(cycle=1, start=2, length=2, peak_lr=0.5, end_lr=0.25)
-
-    ```
-    """
-    for index in range(schedule.cycle_at(num_steps - 1).index + 1):
-        cycle = schedule.cycle(index)
-        end_lr = schedule.lr_at(min(cycle.end - 1, MOST_STEPS), base_lr, eta_min)
-        yield CycleRow(*cycle, schedule.peak_lr(index, base_lr, eta_min), end_lr)
-
-
-def _table(form: str, plan: _Plan) -> None:
+def _table(form: str, planned: Plan) -> None:
     """Print each row as soon as it is known: there may be more of them than anybody waits for."""
-    rows = cycle_table(*plan)
+    rows = cycle_table(planned.schedule, planned.num_steps, planned.base_lr)
     lines: Iterator[tuple[Any, ...]] = chain([CycleRow._fields], rows)
     if form == "json":
         for row in rows:
@@ -231,6 +175,6 @@ def _table(form: str, plan: _Plan) -> None:
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
     else:
-        width = max(10, len(str(plan[1])))
+        width = max(10, len(str(planned.num_steps)))
         for line in lines:
             print(*(f"{cell:{width}.6g}" if isinstance(cell, float) else f"{cell:>{width}}" for cell in line), sep="  ")

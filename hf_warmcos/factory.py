@@ -1,4 +1,4 @@
-"""The function in the style of transformers' `get_…_schedule` functions."""
+"""The function in the style of transformers' `get_…_schedule` functions, and the class with torch's arguments."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import ParamSpec
 
 from torch.optim import Optimizer
 
-from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments, with_hints
-from hf_warmcos.layerwise import with_all_groups
+from hf_warmcos.arguments import doubts, schedule_from_arguments, with_hints
+from hf_warmcos.schedule import CosineRestartSchedule, Cycles
 from hf_warmcos.scheduler import CosineRestartLR
 
 P = ParamSpec("P")
@@ -45,18 +45,23 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
     warmup_mode: str = "prefix",
     warmup_lr_rate: float = 0.0,
     stable_ratio: float = 0.0,
-    cycles: Sequence[int | Sequence[float]] | None = None,
+    cycles: Cycles | None = None,
+    extend_from: int | Sequence[int] | None = None,
+    extend_peak: float | Sequence[float] = 1.0,
 ) -> CosineRestartLR:
     r"""
     Create a schedule whose learning rate rises linearly to the optimizer's initial learning rate during a warmup, and
     then follows cosine cycles: each falls from a peak to `min_lr` and restarts at the next peak, which is `decay` times
     the one before.
 
-    After the warmup, at step :math:`\tau` of the :math:`T_k` steps of cycle k:
+    After the warmup, at step :math:`\tau` of the :math:`T_k` steps of cycle k, whose plateau has :math:`h_k` steps:
 
     .. math::
+        h_k &= \min(\mathrm{round}(stable\_ratio \cdot T_k), T_k - 1) \\
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, min\_lr)) \\
-        lr &= min\_lr + (peak_k - min\_lr) \frac{1 + \cos(\pi \tau / T_k)}{2}
+        lr &= min\_lr + (peak_k - min\_lr) \frac{1 + \cos(\pi \max(0, \tau - h_k) / (T_k - h_k))}{2}
+
+    With listed `cycles`, the fraction given for a cycle stands for :math:`decay^k`.
 
     Choose one way to set the lengths of the cycles. `num_training_steps` with `num_cycles`: the cycles are fitted into
     the training, so that the last one ends with it. `T_0`: the steps of the first cycle; the restarts then never end,
@@ -95,16 +100,23 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
             to below 1.
         cycles (`list`, *optional*):
             The cycles one by one, in place of `T_0`, `T_mult`, `num_cycles` and `decay`: for each its number of steps,
-            or its number of steps and the fraction of the initial learning rate at which it peaks:
-            `[1000, 2000, [4000, 0.5]]`.
+            its number of steps and the fraction of the initial learning rate at which it peaks, or a dict with
+            `"steps"` and any of `"peak"`, `"warmup_steps"` (steps at its start that rise from the minimum to its peak)
+            and `"stable_ratio"`: `[1000, [2000, 0.5], {"steps": 4000, "peak": 0.5, "warmup_steps": 100}]`.
+        extend_from (`int` or list of `int`, *optional*):
+            To continue a run: the number of training steps at which it ended before. Keep the other arguments, and give
+            the new, larger `num_training_steps`: one cycle more takes the steps from there. A list continues a run that
+            was continued before.
+        extend_peak (`float` or list of `float`, *optional*, defaults to 1.0):
+            The fraction of the initial learning rate at which the added cycle peaks; or one for each of `extend_from`.
 
     Returns:
         [`CosineRestartLR`] with the appropriate schedule.
 
     Raises:
         TypeError, ValueError: If an argument is unknown, of the wrong type or out of its range, if both `min_lr` and
-            `min_lr_rate` or both `T_0` and `cycles` are given, if nothing sets the lengths of the cycles, or if the
-            cycles or the warmup do not fit. The optimizer is then as it was.
+            `min_lr_rate` or both `T_0` and `cycles` are given, if nothing sets the lengths of the cycles, if the cycles
+            or the warmup do not fit, or if the cycles do not end at `extend_from`. The optimizer is then as it was.
 
     Example:
 
@@ -134,12 +146,116 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
         warmup_lr_rate=warmup_lr_rate,
         stable_ratio=stable_ratio,
         cycles=cycles,
+        min_lr=min_lr,
+        min_lr_rate=min_lr_rate,
+        extend_from=extend_from,
+        extend_peak=extend_peak,
     )
-    minimum = eta_min_from_arguments(min_lr, min_lr_rate)
-    optimizer = with_all_groups(optimizer)
-    scheduler = CosineRestartLR(optimizer, schedule, last_epoch=last_epoch, **minimum)  # type: ignore[arg-type]
-    if num_training_steps is not None:
-        how = misfit(schedule, int(num_training_steps), scheduler.base_lrs, scheduler.eta_mins)
-        if how is not None:
-            warnings.warn(how, UserWarning, stacklevel=3)
+    scheduler = CosineRestartLR(_with_all_groups(optimizer), schedule, last_epoch=last_epoch)
+    num_training_steps = None if num_training_steps is None else int(num_training_steps)
+    for doubt in doubts(schedule, num_training_steps, scheduler.base_lrs):
+        warnings.warn(doubt, UserWarning, stacklevel=3)
     return scheduler
+
+
+class _LayerWiseGroups(Optimizer):
+    """The parameter groups of several optimizers, for one scheduler. The optimizers step by themselves."""
+
+    _opt_called = True  # so that no scheduler warns that it stepped before the optimizer
+
+    def __init__(self, *optimizers: Optimizer) -> None:
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+
+
+def _with_all_groups(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer, or the groups of all its own optimizers if it is a layer-wise one (GaLore, APOLLO).
+
+    There each parameter has an optimizer of its own, which steps in a hook of its gradient, and transformers'
+    `LayerWiseDummyOptimizer` around them has one group, with a parameter that nobody trains. The Trainer may hand it
+    over in Accelerate's wrapper.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    own_optimizers = getattr(inner, "optimizer_dict", None)
+    return _LayerWiseGroups(*own_optimizers.values()) if isinstance(own_optimizers, dict) else optimizer
+
+
+class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
+    r"""Cosine annealing with warm restarts, whose peak decays at each restart, after one linear warmup.
+
+    [`CosineRestartLR`], constructed with the arguments of torch's `CosineAnnealingWarmRestarts`. At step t in cycle k,
+    which starts at :math:`s_k` and has :math:`T_k` steps:
+
+    .. math::
+        peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
+        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi (t - s_k) / T_k)}{2}\right)
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): The optimizer whose learning rates are scheduled. A tensor
+            `lr` is filled in place.
+        T_0 (`float`): Length of the first cycle, in steps.
+        T_mult (`float`, *optional*, defaults to 1): Factor on the length of a cycle at each restart, > 0.
+        eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle, >= 0.
+        last_epoch (`int`, *optional*, defaults to -1): When training is resumed, the number of steps that were taken,
+            minus 1.
+        verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
+        warmup_steps (`int`, *optional*, defaults to 0): Length of the warmup, in steps.
+        decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.
+        eta_min_rate (`float`, *optional*): In place of `eta_min`: the fraction of its initial learning rate that each
+            parameter group has at the end of each cycle, between 0 and 1.
+        warmup_mode (`str`, *optional*, defaults to `"overlap"`): Where the warmup lies: `"overlap"`, `"prefix"` or
+            `"every_cycle"`.
+        num_cycles (`int`, *optional*): Number of cycles, after which the learning rate stays at `eta_min`. Without it
+            the restarts never end.
+        warmup_lr_rate (`float`, *optional*, defaults to 0.0): Fraction of the learning rate at which the warmup
+            starts.
+        stable_ratio (`float`, *optional*, defaults to 0.0): Fraction of each cycle's steps at which the learning rate
+            stays at the peak before it anneals, 0 <= stable_ratio < 1.
+
+    Raises:
+        TypeError, ValueError, KeyError: As from [`CosineRestartSchedule`] and [`CosineRestartLR`].
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    >>> scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, T_0=100, warmup_steps=20, decay=0.75)
+    >>> scheduler.schedule == CosineRestartSchedule(T_0=100, warmup_steps=20, decay=0.75)
+    True
+
+    ```
+
+    Source: name, arguments and meaning as in
+    https://github.com/qu-gg/pytorch-cosine-annealing-with-decay-and-initial-warmup, without its off-by-one.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        T_0: float,
+        T_mult: float = 1,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+        verbose: bool = False,
+        warmup_steps: int = 0,
+        decay: float = 1.0,
+        *,
+        eta_min_rate: float | None = None,
+        warmup_mode: str = "overlap",
+        num_cycles: int | None = None,
+        warmup_lr_rate: float = 0.0,
+        stable_ratio: float = 0.0,
+    ) -> None:
+        schedule = CosineRestartSchedule(
+            T_0=T_0,
+            T_mult=T_mult,
+            decay=decay,
+            warmup_steps=warmup_steps,
+            warmup_mode=warmup_mode,
+            num_cycles=num_cycles,
+            warmup_lr_rate=warmup_lr_rate,
+            stable_ratio=stable_ratio,
+            eta_min=eta_min,
+            eta_min_rate=eta_min_rate,
+        )
+        super().__init__(optimizer, schedule, last_epoch=last_epoch, verbose=verbose)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 from typing import Any, NoReturn
 
 from hf_warmcos.arguments import ARGUMENTS, with_hints
+from hf_warmcos.checks import shown
 from hf_warmcos.schedule import WARMUP_MODES
 
 
@@ -82,8 +84,8 @@ def number(text: str) -> int | float:
         return float(text)
 
 
-def cycles(text: str) -> list[int | float | list[int | float]]:
-    """Read listed cycles: steps, or steps and the fraction of the initial learning rate, as `1000,2000,4000:0.5`.
+def cycles(text: str) -> list[Any]:
+    """Read listed cycles: `1000,2000,4000:0.5`, steps or steps and the fraction at which a cycle peaks; or JSON.
 
     Raises:
         ValueError: If the text has another format.
@@ -93,14 +95,28 @@ def cycles(text: str) -> list[int | float | list[int | float]]:
     ```python
     >>> cycles("1000,2000,4000:0.5")
     [1000, 2000, [4000, 0.5]]
+    >>> cycles('[1000, {"steps": 4000, "stable_ratio": 0.9}]')
+    [1000, {'steps': 4000, 'stable_ratio': 0.9}]
 
     ```
     """
     try:
+        if text.lstrip().startswith("["):
+            return json.loads(text)
         listed = [[number(part) for part in cycle.split(":")] for cycle in text.split(",")]
-    except ValueError:
-        raise _FormatError(f"expected STEPS or STEPS:FRACTION, as 1000,2000,4000:0.5, but got {text!r}") from None
+    except (ValueError, RecursionError):
+        expected = "STEPS or STEPS:FRACTION, as 1000,2000,4000:0.5, or a JSON list"
+        raise _FormatError(f"expected {expected}, but got {shown(text)}") from None
     return [cycle[0] if len(cycle) == 1 else cycle for cycle in listed]
+
+
+def numbers(text: str) -> int | float | list[int | float]:
+    """Read one number, or several with commas between."""
+    try:
+        several = [number(part) for part in text.split(",")]
+    except ValueError:
+        raise _FormatError(f"expected a number, or several with commas between, but got {shown(text)}") from None
+    return several[0] if len(several) == 1 else several
 
 
 def add_training_options(parser: argparse._ActionsContainer) -> None:
@@ -132,7 +148,12 @@ def add_schedule_options(parser: argparse._ActionsContainer) -> None:
     add("--min_lr_rate", type=number, metavar="X", help="the same as a fraction of the initial learning rate")
     add("--T_0", type=number, metavar="N", help="length of the first cycle; default: the cycles fill the training")
     listed = "length of each cycle, or length:fraction of the initial learning rate at its peak, as 1000,2000,4000:0.5"
-    add("--cycles", type=cycles, metavar="LIST", help=f"{listed}; not with --num_cycles, --T_0, --T_mult or --decay")
+    listed += ", or JSON; not with --num_cycles, --T_0, --T_mult or --decay"
+    add("--cycles", type=cycles, metavar="LIST", help=listed)
+    ended = "continue a run: the steps at which it ended before; one more cycle goes from there to the new end"
+    add("--extend_from", type=numbers, metavar="N", help=ended)
+    peak = "fraction of the initial learning rate at which that cycle peaks (default: 1)"
+    add("--extend_peak", type=numbers, metavar="X", help=peak)
     add("--stable_ratio", type=number, metavar="X", help="fraction of each cycle to stay at the peak (default: 0)")
     modes = f"where the warmup lies: {', '.join(WARMUP_MODES)} (default: prefix)"
     add("--warmup_mode", metavar="MODE", help=modes)

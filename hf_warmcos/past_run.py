@@ -63,7 +63,7 @@ class PastRun(NamedTuple):
             raise ValueError(f"Expected {file} to be {expected}: {error}") from error
         return cls(str(file), sorted(logged), [logged[step] for step in sorted(logged)], max_steps)
 
-    def compare(self, schedule: CosineRestartSchedule, base_lr: float = 1.0, eta_min: float = 0.0) -> Comparison:
+    def compare(self, schedule: CosineRestartSchedule, base_lr: float = 1.0) -> Comparison:
         """Compare each logged learning rate with the schedule's.
 
         Update n uses the learning rate of step n - 1, and today's Trainer logs it as step n. Up to transformers 4.48,
@@ -72,7 +72,7 @@ class PastRun(NamedTuple):
 
         Args:
             schedule ([`CosineRestartSchedule`]): The schedule.
-            base_lr, eta_min (`float`, *optional*): As in [`CosineRestartSchedule.lr_at`].
+            base_lr (`float`, *optional*): As in [`CosineRestartSchedule.lr_at`].
 
         Returns:
             [`Comparison`]: The schedule's learning rate beside each logged one.
@@ -89,7 +89,7 @@ class PastRun(NamedTuple):
         found = []
         for late in (1, 0):
             if (positions := [step - late for step in self.steps])[0] >= 0:
-                planned = schedule.curve(positions, base_lr, eta_min).tolist()
+                planned = schedule.curve(positions, base_lr).tolist()
                 found.append(Comparison(self.path, self.steps, positions, self.rates, planned, base_lr))
         return max(found, key=lambda comparison: (comparison.factor is not None, comparison.first_difference))
 

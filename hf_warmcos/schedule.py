@@ -3,36 +3,42 @@
 A step lies in one cycle, and each cycle has one `Arc`. The learning rate of a parameter group at a step is::
 
     of_floor, of_span = arc.fractions_at(step)  # the same for all parameter groups
-    floor, span = arc.floor_and_span(base_lr, eta_min)  # the same for all steps of the cycle
+    floor, span = arc.floor_and_span(base_lr)  # the same for all steps of the cycle
     learning_rate = of_floor * floor + of_span * span
 
-`Arc.lr_at` computes it so, and so does the scheduler, which keeps what stays the same. No other formula in the package
-makes a learning rate.
+`lr_at` and `curve` compute it so, and so does the scheduler, which keeps what stays the same. No other formula in the
+package makes a learning rate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, islice, pairwise
 from math import pi
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hf_warmcos.checks import MOST_LR, MOST_STEPS, learning_rate, real_number, whole_number
-from hf_warmcos.cycles import EXACT, Cycle, GeometricCycles, ListedCycles, geometric_sum
+from hf_warmcos.checks import MOST_STEPS, learning_rate, minimum, real_number, shown, whole_number
+from hf_warmcos.cycles import (
+    EXACT,
+    Cycle,
+    GeometricCycles,
+    ListedCycle,
+    ListedCycles,
+    Shape,
+    check_number,
+    geometric_sum,
+    read_cycles,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
 WARMUP_MODES = ("overlap", "prefix", "every_cycle")
-_MOST_LISTED = 10**5  # cycles that `extend` lists; more would take seconds
-
-
-def _clip(value: float, low: float, high: float) -> float:
-    return low if value < low else high if value > high else value
+Cycles: TypeAlias = Sequence[int | Sequence[float] | Mapping[str, float]]  # listed, as the argument `cycles`
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +49,23 @@ class Arc:
     :math:`clip(x) = \min(\max(x, 0), 1)`:
 
     .. math::
-        rise(t) &= r + (1 - r) \, clip((t - rise\_start) / rise), \quad r = rise\_from \\
+        risen(t) &= clip((t - rise\_start) / rise) \\
         fall(t) &= (1 + \cos(\pi \, clip((t - fall\_start) / fall))) / 2 \\
-        lr(t) &= rise(t) \cdot floor + rise(t) \cdot fall(t) \cdot span
+        lr(t) &= (f + (1 - f) \, risen(t)) \cdot floor + (r + (1 - r) \, risen(t)) \cdot fall(t) \cdot span
 
-    The first factor, of the floor, is 1 where `lifts_floor` is false. Each warmup mode is this formula with another
-    `rise_start` and `lifts_floor`. The arcs of a schedule follow one another without a gap: the first one also holds
-    before its cycle, and the last one after it.
+    where f is `floor_from` and r is `span_from`. Each warmup mode is this formula with another `rise_start` and
+    `floor_from`. The arcs of a schedule follow one another without a gap: the first one also holds before its cycle,
+    and the last one after it.
 
     Attributes:
         cycle: The cycle.
         peak: The fraction of the initial learning rate at which it peaks.
         start, stop: The steps ``start <= step < stop`` at which the arc holds, from minus to plus infinity.
         rise_start, rise: Where the warmup starts, and its steps; `rise` is 0 in a cycle that the warmup does not reach.
-        rise_from: The fraction at which the warmup starts.
-        lifts_floor: Whether the warmup scales the minimum as well.
+        floor_from, span_from: The fractions of the floor and of the span at which the warmup starts; 1 where it leaves
+            them alone.
         fall_start, fall: Where the cosine starts, and its steps.
+        eta_min, eta_min_rate: The floor, as a learning rate and as a fraction of the initial one; one of them is 0.
 
     Example:
 
@@ -78,37 +85,45 @@ class Arc:
     stop: float
     rise_start: int
     rise: int
-    rise_from: float
-    lifts_floor: bool
+    floor_from: float
+    span_from: float
     fall_start: int
     fall: int
+    eta_min: float
+    eta_min_rate: float
 
     def fractions_at(self, step: Any, cos: Callable = math.cos, clip: Callable | None = None) -> tuple[Any, Any]:
         """The fractions of the floor and of the span that make the learning rate at a step.
 
-        For an array of steps pass numpy's `cos` and `clip`: the fractions are then arrays, too.
+        For arrays, as in [`CosineRestartSchedule.curve`], pass numpy's `cos` and `clip`.
         """
-        fallen = step - self.fall_start
-        # Most single steps need no clipping, and none after the warmup needs more than the cosine.
-        if clip or fallen > self.fall:
-            fallen = (clip or _clip)(fallen, 0, self.fall)
-        elif fallen < 0:  # on the plateau
+        fallen, risen = step - self.fall_start, step - self.rise_start
+        if clip:
+            fallen, risen = clip(fallen, 0, self.fall), clip(risen, 0, self.rise)
+        elif fallen < 0:  # on the plateau, or before it
             fallen = 0
+        elif fallen > self.fall:
+            fallen = self.fall
         of_span = (1 + cos(pi * fallen / self.fall)) / 2
-        if not self.rise or (not clip and step >= self.rise_start + self.rise):
-            return 1.0, of_span
-        risen = (clip or _clip)(step - self.rise_start, 0, self.rise)
-        warm = self.rise_from + (1 - self.rise_from) * (risen / self.rise)
-        return (warm if self.lifts_floor else 1.0), warm * of_span
+        if not clip:
+            if risen >= self.rise or not self.rise:  # most steps
+                return 1.0, of_span
+            risen = max(0, risen)
+        risen = risen / self.rise
+        return (
+            self.floor_from + (1 - self.floor_from) * risen,
+            (self.span_from + (1 - self.span_from) * risen) * of_span,
+        )
 
-    def floor_and_span(self, base_lr: float, eta_min: float) -> tuple[float, float]:
+    def floor_and_span(self, base_lr: float) -> tuple[float, float]:
         """The learning rate at the end of the cycle, and how far above it the cycle peaks: never below it."""
-        return eta_min, max(base_lr * self.peak, min(base_lr, eta_min)) - eta_min
+        floor = self.eta_min + base_lr * self.eta_min_rate
+        return floor, max(base_lr * self.peak, min(base_lr, floor)) - floor
 
-    def lr_at(self, step: Any, base_lr: float, eta_min: float, *cos_and_clip: Callable) -> Any:
-        """The learning rate at a step of this arc; or at an array of steps, with numpy's `cos` and `clip`."""
-        of_floor, of_span = self.fractions_at(step, *cos_and_clip)
-        floor, span = self.floor_and_span(base_lr, eta_min)
+    def lr_at(self, step: float, base_lr: float) -> float:
+        """The learning rate at a step of this arc."""
+        of_floor, of_span = self.fractions_at(step)
+        floor, span = self.floor_and_span(base_lr)
         return of_floor * floor + of_span * span
 
     @property
@@ -143,8 +158,11 @@ class CosineRestartSchedule:
     .. math::
         h_k = \min(\mathrm{round}(stable\_ratio \cdot (T_k - w)), T_k - w - 1)
 
-    Listed cycles replace the first two formulas: `cycles` gives each length :math:`T_k`, and the fraction of
-    ``base_lr`` that stands for :math:`decay^k`.
+    Listed cycles replace the first two formulas: `cycles` gives each length :math:`T_k`, the fraction of ``base_lr``
+    that stands for :math:`decay^k`, and, where they differ from the schedule's, the cycle's own warmup w and
+    `stable_ratio`. A cycle's own warmup rises from the minimum to its peak, as under ``"every_cycle"``.
+
+    The minimum :math:`\eta_{min}` is `eta_min`, or ``base_lr * eta_min_rate``.
 
     Restarts lie on whole steps, by exact arithmetic. A step is one optimizer update. Steps are counted up to 2**63 - 1,
     as in torch's and numpy's integers.
@@ -163,13 +181,20 @@ class CosineRestartSchedule:
         stable_ratio (`float`, *optional*, defaults to 0.0): Fraction of each cycle's steps, its own warmup aside, at
             which the learning rate stays at the peak before it anneals, 0 <= stable_ratio < 1.
         cycles (`list`, *optional*): The cycles one by one, in place of `T_0`, `T_mult`, `num_cycles` and `decay`: for
-            each its steps, or a pair of its steps and the fraction of the initial learning rate at which it peaks
-            (> 0). After the last one the learning rate stays at `eta_min`.
+            each its steps, a pair of its steps and its peak, or a dict of `"steps"` and any of `"peak"`, the fraction
+            of the initial learning rate at which it peaks (> 0, by default 1), `"warmup_steps"`, the steps at its start
+            that rise from the minimum to its peak (by default those of the schedule under `"every_cycle"`, otherwise
+            0), and `"stable_ratio"` (by default that of the schedule). After the last one the learning rate stays at
+            the minimum. The attribute holds pairs, and a tuple of all four for a cycle with a shape of its own.
+        eta_min (`float`, *optional*, defaults to 0.0): The minimum: the learning rate at the end of each cycle, >= 0.
+        eta_min_rate (`float`, *optional*): In place of `eta_min`: the minimum as a fraction of the initial learning
+            rate, between 0 and 1.
 
     Raises:
-        TypeError: If an argument is not a number (or, for `cycles`, not a list of numbers and pairs).
-        ValueError: If an argument is out of its range, if both or none of `T_0` and `cycles` are given, if a cycle
-            would have no step, or if the warmup is longer than training or than a cycle that has to hold it.
+        TypeError: If an argument is not a number (or, for `cycles`, not such a list).
+        ValueError: If an argument is out of its range, if both or none of `T_0` and `cycles` are given, if both
+            `eta_min` and `eta_min_rate` are, if a cycle would have no step, if the warmup is longer than training or
+            than a cycle that has to hold it, or if it reaches a cycle with a warmup of its own.
 
     Example:
 
@@ -182,6 +207,9 @@ class CosineRestartSchedule:
     >>> schedule = CosineRestartSchedule(cycles=[10, [20, 0.25]], stable_ratio=0.5)
     >>> [round(schedule.lr_at(step), 3) for step in (0, 5, 9, 10, 20, 30)]
     [1.0, 1.0, 0.095, 0.25, 0.25, 0.0]
+    >>> schedule = CosineRestartSchedule(cycles=[10, {"steps": 20, "peak": 0.5, "warmup_steps": 4}], eta_min_rate=0.1)
+    >>> [round(schedule.lr_at(step), 3) for step in (0, 10, 12, 14, 30)]
+    [1.0, 0.1, 0.3, 0.5, 0.1]
 
     ```
 
@@ -199,7 +227,9 @@ class CosineRestartSchedule:
     num_cycles: int | None = None
     warmup_lr_rate: float = 0.0
     stable_ratio: float = 0.0
-    cycles: Sequence[int | Sequence[float]] | None = None
+    cycles: Cycles | None = None
+    eta_min: float = 0.0
+    eta_min_rate: float | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -209,21 +239,26 @@ class CosineRestartSchedule:
             "warmup_lr_rate": real_number("warmup_lr_rate", self.warmup_lr_rate, (">=", 0), ("<=", 1)),
             "stable_ratio": real_number("stable_ratio", self.stable_ratio, (">=", 0), ("<", 1)),
         }
-        if self.warmup_mode not in WARMUP_MODES:
-            known = ", ".join(WARMUP_MODES)
-            raise ValueError(f"Expected warmup_mode to be one of {known}, but got warmup_mode={self.warmup_mode!r}")
+        checked["eta_min"], checked["eta_min_rate"] = minimum(self.eta_min, self.eta_min_rate)
+        if not isinstance(self.warmup_mode, str) or self.warmup_mode not in WARMUP_MODES:
+            known, came = ", ".join(WARMUP_MODES), shown(self.warmup_mode)
+            raise ValueError(f"Expected warmup_mode to be one of {known}, but got warmup_mode={came}")
         if self.num_cycles is not None:
             checked["num_cycles"] = whole_number("num_cycles", self.num_cycles, (">=", 1), ("<=", MOST_STEPS))
+        if self.T_0 is not None:
+            checked["T_0"] = real_number("T_0", self.T_0, (">", 0), ("<=", MOST_STEPS))
         if self.cycles is not None:
             for name, default in {"T_0": None, "T_mult": 1, "decay": 1, "num_cycles": None}.items():
-                if (value := getattr(self, name)) != default:
-                    came = f"cycles={self.cycles!r} and {name}={value}"
+                if (value := checked.get(name)) != default:
+                    came = f"cycles={shown(self.cycles)} and {name}={value}"
                     raise ValueError(f"Expected cycles in place of {name}, but got {came}")
-            checked["cycles"] = _listed(self.cycles)
+            own = checked["warmup_steps"] if self.warmup_mode == "every_cycle" else 0
+            listed = read_cycles(self.cycles, Shape(1, own, checked["stable_ratio"]))
+            checked["cycles"] = tuple(
+                cycle[:2] if cycle[2:] == (own, checked["stable_ratio"]) else cycle for cycle in listed
+            )
         elif self.T_0 is None:
             raise ValueError("Expected one of T_0 and cycles, but got T_0=None and cycles=None")
-        else:
-            checked["T_0"] = real_number("T_0", self.T_0, (">", 0), ("<=", MOST_STEPS))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.T_mult < 1 and self.num_cycles is None:
@@ -231,29 +266,40 @@ class CosineRestartSchedule:
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        """Check that each cycle has a step beside its own warmup, and that the warmup ends."""
-        if (index := self._cycles.first_shorter_than(1)) is not None:
-            came = f"T_0={self.T_0} and T_mult={self.T_mult}, which give cycle {index} none"
-            raise ValueError(f"Expected T_0 and T_mult that give each cycle at least one step, but got {came}")
-        if (index := self._cycles.first_shorter_than(1 + self._own_warmup)) is not None:
-            limit = f"{self._cycle(index).length}, the steps of cycle {index}, which has to hold the warmup"
-            raise ValueError(f"Expected warmup_steps < {limit}, but got warmup_steps={self.warmup_steps}")
+        """Check that each cycle has a step beside its warmup, and that the warmup ends."""
+        cycles = self._cycles
+        if isinstance(cycles, GeometricCycles):
+            if (index := cycles.first_shorter_than(1)) is not None:
+                came = f"T_0={self.T_0} and T_mult={self.T_mult}, which give cycle {index} none"
+                raise ValueError(f"Expected T_0 and T_mult that give each cycle at least one step, but got {came}")
+            if (index := cycles.first_shorter_than(1 + cycles.warmup_steps)) is not None:
+                limit = f"{self._cycle(index).length}, the steps of cycle {index}, which has to hold the warmup"
+                raise ValueError(f"Expected warmup_steps < {limit}, but got warmup_steps={self.warmup_steps}")
+        elif self.warmup_steps:
+            for index in range(cycles.count):
+                if not self._is_in_warmup(self._cycle(index)):
+                    break
+                if own := cycles.shape(index).warmup_steps:
+                    limit = f"0, because the warmup of {self.warmup_steps} steps reaches this cycle"
+                    of = f'cycles[{index}]["warmup_steps"]'
+                    raise ValueError(f"Expected {of} to be {limit}, but got {of}={own}")
         if self.end is not None and self.warmup_steps > self.end:
-            limit = f"{self.end}, the steps of all {self._cycles.count} cycles"
+            limit = f"{self.end}, the steps of all {cycles.count} cycles"
             raise ValueError(f"Expected warmup_steps <= {limit}, but got warmup_steps={self.warmup_steps}")
 
     # Where the cycles lie.
 
     @cached_property
     def _cycles(self) -> GeometricCycles | ListedCycles:
-        if self.T_0 is None:
-            return ListedCycles(self.cycles)  # type: ignore[arg-type]
-        return GeometricCycles(self.T_0, self.T_mult, self.num_cycles, self.decay)
+        own = Shape(1, self.warmup_steps if self.warmup_mode == "every_cycle" else 0, self.stable_ratio)
+        if self.cycles is None:
+            assert self.T_0 is not None
+            return GeometricCycles(self.T_0, self.T_mult, self.num_cycles, self.decay, *own[1:])
+        return ListedCycles([ListedCycle(*cycle, *own[len(cycle) - 1 :]) for cycle in self.cycles])  # type: ignore
 
-    @cached_property
-    def _own_warmup(self) -> int:
-        """The steps of each cycle's own warmup."""
-        return self.warmup_steps if self.warmup_mode == "every_cycle" else 0
+    def _is_in_warmup(self, cycle: Cycle) -> bool:
+        """Whether the schedule's one warmup reaches a cycle."""
+        return self.warmup_mode != "every_cycle" and (cycle.index == 0 or cycle.start < self.warmup_steps)
 
     @cached_property
     def origin(self) -> int:
@@ -332,7 +378,7 @@ class CosineRestartSchedule:
         """
         num_steps = whole_number("num_steps", num_steps, (">=", 0), ("<=", MOST_STEPS))
         last = self.cycle_at(max(0, num_steps - 1)).index
-        return [self.origin + self._cycles.start(index) for index in range(1, last + 1)]
+        return [self.origin + start for start in islice(self._cycles.starts(1), last)]
 
     # What the learning rate is there.
 
@@ -354,34 +400,61 @@ class CosineRestartSchedule:
 
         ```
         """
-        step = real_number("step", step, (">=", 0), ("<=", MOST_STEPS))
-        cycle = self._cycle(self._cycles.index_at(max(0, step - self.origin)))
-        own = self._own_warmup
-        stable = min(round(self.stable_ratio * (cycle.length - own)), cycle.length - own - 1)
-        rise_start = cycle.start if own else 0
-        rises = cycle.index == 0 or cycle.start < rise_start + self.warmup_steps
-        return Arc(
-            cycle,
-            peak=self._cycles.peak(cycle.index),
-            start=cycle.start if cycle.index else -math.inf,
-            stop=math.inf if cycle.index + 1 == self._cycles.count else cycle.end,
-            rise_start=rise_start,
-            rise=self.warmup_steps if rises else 0,
-            rise_from=self.warmup_lr_rate,
-            lifts_floor=not own,
-            # A later fall begins at no step that can be counted; this one fits into numpy's integers.
-            fall_start=min(cycle.start + own + stable, MOST_STEPS),
-            fall=cycle.length - own - stable,
-        )
+        return next(self._arcs(self._index_at(real_number("step", step, (">=", 0), ("<=", MOST_STEPS)))))
 
-    def peak_lr(self, index: int, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
-        """Return the highest learning rate that a cycle aims at: `base_lr * decay**index`, but not below `eta_min`. If
-        `base_lr` is below `eta_min`, it is `base_lr`.
+    def _index_at(self, step: float) -> int:
+        return self._cycles.index_at(max(0, step - self.origin))
+
+    def _arcs(self, index: int) -> Iterator[Arc]:
+        """The arcs of a cycle and of those after it."""
+        cycles = self._cycles
+        for each, (start, after) in zip(count(index), pairwise(cycles.starts(index))):
+            cycle = Cycle(each, self.origin + start, after - start)
+            peak, own, stable_ratio = cycles.shape(each)
+            stable = min(round(stable_ratio * (cycle.length - own)), cycle.length - own - 1)
+            rise = own or (self.warmup_steps if self._is_in_warmup(cycle) else 0)
+            yield Arc(
+                cycle,
+                peak=peak,
+                start=cycle.start if each else -math.inf,
+                stop=math.inf if each + 1 == cycles.count else cycle.end,
+                rise_start=cycle.start if own else 0,
+                rise=rise,
+                floor_from=self.warmup_lr_rate if rise and not own else 1.0,
+                span_from=self.warmup_lr_rate if rise else 1.0,
+                # A later fall begins at no step that can be counted; this one fits into numpy's integers.
+                fall_start=min(cycle.start + own + stable, MOST_STEPS),
+                fall=cycle.length - own - stable,
+                eta_min=self.eta_min,
+                eta_min_rate=self.eta_min_rate or 0.0,
+            )
+
+    def minimum(self, base_lr: float = 1.0) -> float:
+        """Return the learning rate at the end of each cycle: `eta_min`, or `base_lr * eta_min_rate`.
+
+        Args:
+            base_lr (`float`, *optional*, defaults to 1.0): The initial learning rate: the optimizer's `lr`.
+
+        Raises:
+            TypeError, ValueError: If `base_lr` is not a number.
+
+        Example:
+
+        ```python
+        >>> CosineRestartSchedule(T_0=10, eta_min_rate=0.1).minimum(base_lr=0.5)
+        0.05
+
+        ```
+        """
+        return self.arc_at(0).floor_and_span(learning_rate("base_lr", base_lr))[0]
+
+    def peak_lr(self, index: int, base_lr: float = 1.0) -> float:
+        """Return the highest learning rate that a cycle aims at: `base_lr * decay**index`, but not below the minimum.
+        If `base_lr` is below the minimum, it is `base_lr`.
 
         Args:
             index (`int`): Which cycle, counted from 0.
             base_lr (`float`, *optional*, defaults to 1.0): The initial learning rate: the optimizer's `lr`.
-            eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle.
 
         Raises:
             TypeError, ValueError: If an argument is not a number, or if there is no such cycle.
@@ -396,15 +469,14 @@ class CosineRestartSchedule:
 
         ```
         """
-        return sum(self.arc_at(self.cycle(index).start).floor_and_span(*_checked_lrs(base_lr, eta_min)))
+        return sum(self.arc_at(self.cycle(index).start).floor_and_span(learning_rate("base_lr", base_lr)))
 
-    def lr_at(self, step: float, base_lr: float = 1.0, eta_min: float = 0.0) -> float:
+    def lr_at(self, step: float, base_lr: float = 1.0) -> float:
         """Return the learning rate at a step, by the formula of the class.
 
         Args:
             step (`float`): The step, >= 0, whole or fractional. Update k, counted from 1, uses that of step k - 1.
             base_lr (`float`, *optional*, defaults to 1.0): The initial learning rate: the optimizer's `lr`.
-            eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle.
 
         Raises:
             TypeError, ValueError: If an argument is not a number or `step` is negative.
@@ -418,15 +490,15 @@ class CosineRestartSchedule:
 
         ```
         """
-        return self.arc_at(step).lr_at(real_number("step", step), *_checked_lrs(base_lr, eta_min))
+        return self.arc_at(step).lr_at(real_number("step", step), learning_rate("base_lr", base_lr))
 
-    def curve(self, steps: Any, base_lr: float = 1.0, eta_min: float = 0.0) -> np.ndarray:
+    def curve(self, steps: Any, base_lr: float = 1.0) -> np.ndarray:
         """Return the learning rate at many steps at once: `lr_at`, vectorised.
 
         Args:
             steps (`int`, `range` or array of `float`): A number of steps n, for the steps 0 … n - 1, or the steps
                 themselves, in any order.
-            base_lr, eta_min (`float`): As in `lr_at`.
+            base_lr (`float`, *optional*, defaults to 1.0): As in `lr_at`.
 
         Returns:
             `np.ndarray`: The learning rates, in the shape of the steps.
@@ -444,19 +516,44 @@ class CosineRestartSchedule:
         """
         import numpy as np
 
-        def clip(values: np.ndarray, low: float, high: float) -> np.ndarray:
-            return np.clip(values, float(low), float(high))  # a whole number may be too large for numpy's integers
+        base_lr, positions = learning_rate("base_lr", base_lr), _checked_steps(steps)
+        lrs = np.empty(positions.shape)
+        if positions.dtype.kind == "f":  # whole steps are exact as integers, fractional ones as floats
+            for some, kind in ((positions % 1 == 0, np.int64), (positions % 1 != 0, np.float64)):
+                lrs[some] = self._lrs_at(positions[some].astype(kind), base_lr)
+        else:
+            lrs[...] = self._lrs_at(positions.ravel(), base_lr).reshape(positions.shape)
+        return lrs
 
-        lrs, positions = _checked_lrs(base_lr, eta_min), _checked_steps(steps)
-        order = np.argsort(positions, axis=None, kind="stable")
-        ascending, rates, begin = positions.ravel()[order], np.empty(positions.size), 0
+    def _lrs_at(self, steps: np.ndarray, base_lr: float) -> np.ndarray:
+        """The learning rate at each of the steps, of a one-dimensional array."""
+        import numpy as np
+
+        if not len(steps):
+            return np.empty(0)
+        order = np.argsort(steps, kind="stable")
+        ascending, begins, parts = steps[order], [], []
+        arcs: Iterator[Arc] = iter(())
+        begin = 0
         while begin < len(ascending):
-            arc = self.arc_at(ascending[begin].item())
-            # A float step can be equal to the stop beyond it.
-            end = max(begin + 1, int(ascending.searchsorted(arc.stop))) if arc.stop <= MOST_STEPS else len(ascending)
-            rates[order[begin:end]] = arc.lr_at(ascending[begin:end], *lrs, np.cos, clip)
-            begin = end
-        return rates.reshape(positions.shape)
+            step = ascending[begin].item()
+            arc = next(arcs, None)  # the next one, where no cycle lies between
+            if arc is None or step >= arc.stop:
+                arc = next(arcs := self._arcs(self._index_at(step)))
+            begins.append(begin)
+            steps_of_arc = arc.rise_start, max(1, arc.rise), arc.fall_start
+            parts.append((*steps_of_arc, arc.fall, arc.floor_from, arc.span_from, *arc.floor_and_span(base_lr)))
+            begin = int(ascending.searchsorted(arc.stop)) if arc.stop <= MOST_STEPS else len(ascending)
+        counts = np.diff([*begins, len(ascending)])
+        kinds = [np.int64] * 3 + [np.float64] * 5  # a cycle can be longer than numpy's integers
+        of_each: Any = [np.repeat(np.array(part, kind), counts) for part, kind in zip(zip(*parts), kinds)]
+        rise_start, rise, fall_start, fall, floor_from, span_from, floor, span = of_each
+        falls, froms = {"fall_start": fall_start, "fall": fall}, {"floor_from": floor_from, "span_from": span_from}
+        all_arcs: Any = replace(arc, rise_start=rise_start, rise=rise, **falls, **froms)  # type: ignore[type-var]
+        of_floor, of_span = all_arcs.fractions_at(ascending, np.cos, np.clip)
+        lrs = np.empty(len(steps))
+        lrs[order] = of_floor * floor + of_span * span
+        return lrs
 
     # How many steps there are.
 
@@ -472,6 +569,8 @@ class CosineRestartSchedule:
         warmup_mode: str = "prefix",
         warmup_lr_rate: float = 0.0,
         stable_ratio: float = 0.0,
+        eta_min: float = 0.0,
+        eta_min_rate: float | None = None,
     ) -> Self:
         r"""Fit whole cycles into a budget: the last one ends exactly at `num_training_steps`.
 
@@ -487,8 +586,8 @@ class CosineRestartSchedule:
         Args:
             num_training_steps (`int`): The budget, in steps: optimizer updates.
             num_cycles (`int`, *optional*, defaults to 1): How many cycles to fit.
-            T_mult, decay, warmup_steps, warmup_mode, warmup_lr_rate, stable_ratio: As in the class; `warmup_mode`
-                defaults to `"prefix"` here.
+            T_mult, decay, warmup_steps, warmup_mode, warmup_lr_rate, stable_ratio, eta_min, eta_min_rate: As in the
+                class; but `warmup_mode` defaults to `"prefix"` here, as in the factory.
 
         Returns:
             [`CosineRestartSchedule`]: The schedule. Its `end` is `num_training_steps`, or one step later where training
@@ -514,7 +613,8 @@ class CosineRestartSchedule:
         num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
         warmup_steps = whole_number("warmup_steps", warmup_steps, (">=", 0), ("<=", num_training_steps))
         T_mult = real_number("T_mult", T_mult, (">", 0), ("<=", MOST_STEPS))
-        budget = num_training_steps - (warmup_steps if warmup_mode == "prefix" else 0)
+        # Any other mode is checked in the class.
+        budget = num_training_steps - (warmup_steps if isinstance(warmup_mode, str) and warmup_mode == "prefix" else 0)
         if only_warms_up := budget == 0:
             budget = num_cycles = 1
         exact_T_0 = EXACT.divide(budget, geometric_sum(T_mult, num_cycles))
@@ -522,7 +622,18 @@ class CosineRestartSchedule:
         if GeometricCycles(T_0, T_mult, num_cycles).first_shorter_than(1) is not None:
             each = f"each cycle at least one of the {budget} steps that are left for cycles"
             raise ValueError(f"Expected num_cycles and T_mult that give {each}, but got {num_cycles=} and {T_mult=}")
-        schedule = cls(T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio)
+        schedule = cls(
+            T_0=T_0,
+            T_mult=T_mult,
+            decay=decay,
+            warmup_steps=warmup_steps,
+            warmup_mode=warmup_mode,
+            num_cycles=num_cycles,
+            warmup_lr_rate=warmup_lr_rate,
+            stable_ratio=stable_ratio,
+            eta_min=eta_min,
+            eta_min_rate=eta_min_rate,
+        )
         if schedule.end != num_training_steps + only_warms_up:
             came = f"{num_training_steps=}, for which T_0={exact_T_0:.28g} was rounded to {T_0}"
             raise ValueError(f"Expected a num_training_steps whose T_0 a float can hold, but got {came}")
@@ -536,6 +647,8 @@ class CosineRestartSchedule:
         T_mult: float | None = None,
         decay: float | None = None,
         peak: float | None = None,
+        warmup_steps: int | None = None,
+        stable_ratio: float | None = None,
     ) -> Self:
         r"""Append cycles, to continue training: the schedule stays as it is up to its `end`.
 
@@ -552,6 +665,9 @@ class CosineRestartSchedule:
                 the schedule's own, which is 1 where cycles are listed.
             decay (`float`, *optional*): Factor on the peak at each new restart, 0 < decay <= 1, likewise.
             peak (`float`, *optional*): Fraction of the initial learning rate at which the first new cycle peaks, > 0.
+            warmup_steps (`int`, *optional*): The steps at the start of each new cycle that rise from the minimum to its
+                peak. By default 0, and under `"every_cycle"` the schedule's.
+            stable_ratio (`float`, *optional*): `stable_ratio` of the new cycles. By default the schedule's.
 
         Returns:
             [`CosineRestartSchedule`]: The longer schedule, whose `cycles` are listed.
@@ -572,31 +688,29 @@ class CosineRestartSchedule:
 
         ```
         """
-        end, count = self.end, self._cycles.count
-        if end is None or count is None:
+        end, number = self.end, self._cycles.count
+        if end is None or number is None:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
         T_mult, decay = (self.T_mult if T_mult is None else T_mult), (self.decay if decay is None else decay)
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
         num_cycles = whole_number("num_cycles", num_cycles, (">=", 1))
-        if count + num_cycles > _MOST_LISTED:
-            raise ValueError(
-                f"Expected at most {_MOST_LISTED} cycles in all, but got num_cycles={count} + {num_cycles}"
-            )
+        check_number(number + num_cycles, f"num_cycles={number} + {num_cycles}")
+        past: Any = self.cycles or self._pairs(self._cycles, 1.0)
         added = self.fit(num_training_steps - end, num_cycles, T_mult=T_mult, decay=decay)
-        past = self._lengths_and_peaks(1.0)
-        first = past[-1][1] * added.decay if peak is None else real_number("peak", peak, (">", 0))
-        new = added._lengths_and_peaks(first)
+        peak = past[-1][1] * added.decay if peak is None else real_number("peak", peak, (">", 0))
+        own: dict[str, float] = {}
+        if warmup_steps is not None:
+            own["warmup_steps"] = whole_number("warmup_steps", warmup_steps, (">=", 0), ("<=", MOST_STEPS))
+        if stable_ratio is not None:
+            own["stable_ratio"] = real_number("stable_ratio", stable_ratio, (">=", 0), ("<", 1))
+        new = [{"steps": steps, "peak": of_peak, **own} for steps, of_peak in self._pairs(added._cycles, peak)]
         return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=[*past, *new])
 
-    def _lengths_and_peaks(self, first_peak: float) -> list[tuple[int, float]]:
-        """All cycles as a list like `cycles`, their peaks scaled."""
-        cycles = self._cycles
-        starts = [cycles.start(index) for index in range(cycles.count + 1)]  # type: ignore[operator]
-        return [(end - start, first_peak * cycles.peak(k)) for k, (start, end) in enumerate(pairwise(starts))]
-
-
-def _checked_lrs(base_lr: float, eta_min: float) -> tuple[float, float]:
-    return learning_rate("base_lr", base_lr), learning_rate("eta_min", eta_min)
+    @staticmethod
+    def _pairs(cycles: Any, first_peak: float) -> list[tuple[int, float]]:
+        """The steps of all cycles, and their peaks times a factor."""
+        lengths = [after - start for start, after in islice(pairwise(cycles.starts(0)), cycles.count)]
+        return [(length, first_peak * cycles.shape(index).peak) for index, length in enumerate(lengths)]
 
 
 def _checked_steps(steps: Any) -> np.ndarray:
@@ -606,26 +720,9 @@ def _checked_steps(steps: Any) -> np.ndarray:
     if not isinstance(steps, range) and not np.ndim(steps):
         steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
     positions = np.arange(steps.start, steps.stop, steps.step) if isinstance(steps, range) else np.asarray(steps)
-    if positions.size and (
-        positions.dtype.kind not in "iuf" or not np.all((positions >= 0) & (positions <= MOST_STEPS))
-    ):
-        raise ValueError(f"Expected steps to be numbers from 0 to {MOST_STEPS}, but got {steps=}")
-    return positions.astype(np.float64 if positions.dtype.kind == "f" else np.int64, copy=False)
-
-
-def _listed(cycles: Any) -> tuple[tuple[int, float], ...]:
-    """Listed cycles as pairs of their steps and the fraction of the initial learning rate at which they peak."""
-    if isinstance(cycles, (str, bytes)) or not isinstance(cycles, Sequence):
-        expected = "cycles to be a list of steps, or of pairs of steps and the fraction at which a cycle peaks"
-        raise TypeError(f"Expected {expected}, but got cycles={cycles!r} of type {type(cycles).__name__}")
-    if not cycles:
-        raise ValueError(f"Expected cycles to list at least one cycle, but got cycles={cycles!r}")
-    pairs = []
-    for index, cycle in enumerate(cycles):
-        pair = cycle if isinstance(cycle, Sequence) and not isinstance(cycle, str) else (cycle, 1)
-        if len(pair) != 2:
-            expected = f"cycles[{index}] to be its steps, or its steps and the fraction at which it peaks"
-            raise ValueError(f"Expected {expected}, but got cycles[{index}]={cycle!r}")
-        steps = whole_number(f"cycles[{index}]", pair[0], (">=", 1), ("<=", MOST_STEPS))
-        pairs.append((steps, real_number(f"the peak of cycles[{index}]", pair[1], (">", 0), ("<=", MOST_LR))))
-    return tuple(pairs)
+    kind = positions.dtype.kind
+    if positions.size and (kind not in "iuf" or not np.all((positions >= 0) & (positions <= MOST_STEPS))):
+        raise ValueError(f"Expected steps to be numbers from 0 to {MOST_STEPS}, but got steps={shown(steps)}")
+    if kind == "f":  # as a float the limit is rounded up, which would not fit into an integer
+        return np.minimum(positions.astype(np.float64), np.nextafter(2.0**63, 0))
+    return positions.astype(np.int64, copy=False)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hf_warmcos.checks import MOST_STEPS, learning_rate, minimum, real_number, whole_number
+from hf_warmcos.checks import MOST_STEPS, learning_rate, real_number, shown, whole_number
 from hf_warmcos.saved_state import SavedState, read_state
 from hf_warmcos.schedule import Arc, CosineRestartSchedule
 
@@ -26,13 +27,10 @@ logger = logging.getLogger("hf_warmcos")
 class CosineRestartLR(LRScheduler):
     r"""A [`CosineRestartSchedule`] on a torch optimizer.
 
-    At step t in cycle k, which starts at :math:`s_k` and has :math:`T_k` steps:
+    At step t each parameter group has the learning rate ``schedule.lr_at(t, base_lr)``, where ``base_lr`` is its
+    initial learning rate. The formula is in [`CosineRestartSchedule`].
 
-    .. math::
-        peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
-        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi (t - s_k) / T_k)}{2}\right)
-
-    With ``decay=1`` and ``warmup_steps=0`` every learning rate equals that of
+    With a plain schedule (``T_0``, ``T_mult`` and ``eta_min``, and nothing else) every learning rate equals that of
     ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`` to the last bit. Call ``step()`` after each
     ``optimizer.step()``: a step is one optimizer update.
 
@@ -45,12 +43,13 @@ class CosineRestartLR(LRScheduler):
     gets it at the next ``step()``. Removing one group and adding another between two steps goes unnoticed, as with
     torch's schedulers.
 
+    Groups can share one tensor as their `lr`: torch gives all groups the one that was passed to the optimizer. Groups
+    with another initial learning rate get a tensor of their own. An added group that holds the tensor of another group
+    has the initial learning rate of that one.
+
     Args:
         optimizer (`torch.optim.Optimizer`): The optimizer whose learning rates are scheduled.
         schedule ([`CosineRestartSchedule`]): The schedule.
-        eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle, >= 0.
-        eta_min_rate (`float`, *optional*): In place of `eta_min`: the fraction of its own initial learning rate that
-            each parameter group has at the end of each cycle, between 0 and 1.
         last_epoch (`int`, *optional*, defaults to -1): When training is resumed, the number of steps that were
             taken, minus 1.
         verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
@@ -72,7 +71,7 @@ class CosineRestartLR(LRScheduler):
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     >>> scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=4, warmup_steps=2, decay=0.5))
     >>> for step in range(5):
-    ...     print(step, scheduler.cycle, round(scheduler.get_last_lr()[0], 4))
+    ...     print(step, scheduler.cycle_index, round(scheduler.get_last_lr()[0], 4))
     ...     optimizer.step()
     ...     scheduler.step()
     0 0 0.0
@@ -88,8 +87,8 @@ class CosineRestartLR(LRScheduler):
     """
 
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
-    _computed_for: list[float] | None = None  # the base_lrs that the arc's floors and spans were computed for
-    _initial_lrs: list[float] | None = None  # the base_lrs that the groups were given as their initial_lr
+    _floors_and_spans: list[tuple[float, float]] | None = None  # of that arc, for each group
+    _in_use: list[float] | None = None  # the base_lrs that the groups have as their initial_lr
     _last_lr: list[float]  # type: ignore[assignment]  # the learning rates of the position
 
     def __init__(
@@ -97,8 +96,6 @@ class CosineRestartLR(LRScheduler):
         optimizer: Optimizer,
         schedule: CosineRestartSchedule,
         *,
-        eta_min: float = 0.0,
-        eta_min_rate: float | None = None,
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
@@ -106,11 +103,11 @@ class CosineRestartLR(LRScheduler):
         for (name, kind), value in zip(kinds.items(), (optimizer, schedule, verbose)):
             if not isinstance(value, kind):
                 raise TypeError(f"Expected {name} to be a {kind.__name__}, but got a {type(value).__name__}")
-        self._eta_min, self._eta_min_rate = minimum(eta_min, eta_min_rate)
         last_epoch = whole_number("last_epoch", last_epoch, (">=", -1), ("<", MOST_STEPS))
         for index, group in enumerate(optimizer.param_groups):
             _group_lr(index, group)  # an error before anything is changed
         self._schedule = schedule
+        self._lock = threading.RLock()
         self._warns_after = MOST_STEPS if schedule.end is None else schedule.end
         super().__init__(optimizer, last_epoch)
         self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
@@ -126,13 +123,8 @@ class CosineRestartLR(LRScheduler):
     schedule = property(lambda self: self._schedule, doc="The schedule as a function of the step.")
     T_0 = property(lambda self: self._schedule.T_0, doc="The length of the first cycle; None where cycles are listed.")
     T_mult = property(lambda self: self._schedule.T_mult, doc="The factor on the length of a cycle at each restart.")
-    eta_min = property(lambda self: self._eta_min, doc="The learning rate at the end of each cycle.")
-    eta_min_rate = property(lambda self: self._eta_min_rate, doc="The same as a fraction of the initial learning rate.")
-
-    @property
-    def eta_mins(self) -> list[float]:
-        """The learning rate of each parameter group at the end of each cycle."""
-        return [self.eta_min if self.eta_min_rate is None else lr * self.eta_min_rate for lr in self.base_lrs]
+    eta_min = property(lambda self: self._schedule.eta_min, doc="The learning rate at the end of each cycle.")
+    eta_min_rate = property(lambda self: self._schedule.eta_min_rate, doc="The same, of each initial learning rate.")
 
     @property  # type: ignore[override]
     def base_lrs(self) -> list[float]:
@@ -142,14 +134,17 @@ class CosineRestartLR(LRScheduler):
     @base_lrs.setter
     def base_lrs(self, base_lrs: Sequence[Any]) -> None:
         groups = self.optimizer.param_groups
-        if len(base_lrs) != len(groups):
-            raise ValueError(
-                f"Expected base_lrs of {len(groups)} parameter groups, but got {len(base_lrs)}: {base_lrs}"
-            )
-        checked = [_initial_lr(f"base_lrs[{index}]", base_lr) for index, base_lr in enumerate(base_lrs)]
+        try:
+            given = [*base_lrs]
+        except TypeError:
+            came = f"base_lrs={shown(base_lrs)} of type {type(base_lrs).__name__}"
+            raise TypeError(f"Expected base_lrs to be a list of learning rates, but got {came}") from None
+        _check_number_of_groups(given, groups)
+        checked = [_initial_lr(f"base_lrs[{index}]", base_lr) for index, base_lr in enumerate(given)]
+        # Nothing else in this class writes `initial_lr`.
         for group, base_lr in zip(groups, checked):
             group["initial_lr"] = base_lr
-        self._base_lrs = checked
+        self._base_lrs, self._in_use, self._floors_and_spans = checked, [*checked], None
 
     # The position.
 
@@ -158,10 +153,10 @@ class CosineRestartLR(LRScheduler):
         arc = self._arc
         if arc is None or not arc.start <= self.last_epoch < arc.stop:
             arc = self._arc = self.schedule.arc_at(max(0, self.last_epoch))
-            self._computed_for = None
+            self._floors_and_spans = None
         return arc
 
-    cycle = property(lambda self: self._here().cycle.index, doc="The index of the current cycle, counted from 0.")
+    cycle_index = property(lambda self: self._here().cycle.index, doc="The index of the current cycle, counted from 0.")
     T_i = property(lambda self: self._here().cycle.length, doc="The length of the current cycle, in steps.")
 
     @property
@@ -194,13 +189,13 @@ class CosineRestartLR(LRScheduler):
         elif self._step_count == 1:
             self._warn_if_optimizer_has_not_stepped()
             self._arc = None  # looked up anew, so that a compiler sees at the first step what it sees at each restart
+        if (self.last_epoch + 1 if epoch is None else epoch) > self._warns_after:
+            self._warn_of_passed_end()
         self._update_lr(epoch)
         self._step_count += 1
-        if self.last_epoch > self._warns_after:
-            self._warn_of_passed_end()
-        if self.verbose and self._here() != before and self.cycle > 0:
-            peaks = [self.schedule.peak_lr(self.cycle, *of_group) for of_group in zip(self.base_lrs, self.eta_mins)]
-            print(f"Step {self.last_epoch}: restart, cycle {self.cycle} of {self.T_i} steps with peak {peaks}")
+        if self.verbose and self._here() != before and self.cycle_index > 0:
+            peaks = [self.schedule.peak_lr(self.cycle_index, base_lr) for base_lr in self.base_lrs]
+            print(f"Step {self.last_epoch}: restart, cycle {self.cycle_index} of {self.T_i} steps with peak {peaks}")
 
     def _warn_if_optimizer_has_not_stepped(self) -> None:
         # The marks that torch.optim.lr_scheduler.LRScheduler leaves on an optimizer whose step it watches.
@@ -209,11 +204,13 @@ class CosineRestartLR(LRScheduler):
             warnings.warn(f"{message} Call `optimizer.step()` first, then `lr_scheduler.step()`.", stacklevel=3)
 
     def _warn_of_passed_end(self) -> None:
+        if self._warns_after == MOST_STEPS:
+            raise ValueError(f"Expected steps up to {MOST_STEPS}, but got one more")
         self._warns_after = MOST_STEPS  # once
         message = "Training continues after the end of the schedule at step %d: the learning rate stays at its minimum."
         logger.warning(f"{message} To add cycles, use scheduler.schedule.extend(...).", self.schedule.end)
 
-    # The learning rates. Other code may write into the optimizer; this scheduler writes in `_update_lr` only.
+    # The learning rates. Other code may write into the optimizer; this scheduler writes `lr` in `_update_lr` only.
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Return the learning rate of each parameter group at the current position, from the schedule.
@@ -221,9 +218,8 @@ class CosineRestartLR(LRScheduler):
         A subclass may override it; what it returns is what ``step()`` writes.
         """
         arc = self._here()
-        if self._computed_for != self._base_lrs:
-            self._floors_and_spans = [arc.floor_and_span(*of_group) for of_group in zip(self.base_lrs, self.eta_mins)]
-            self._computed_for = [*self._base_lrs]
+        if self._floors_and_spans is None or self._in_use != self._base_lrs:
+            self._floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in self._base_lrs]
         of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
         for floor, span in self._floors_and_spans:  # a comprehension would cost as much as five groups
@@ -231,7 +227,11 @@ class CosineRestartLR(LRScheduler):
         return lrs
 
     def get_last_lr(self) -> list[float]:  # type: ignore[override]
-        """Return the learning rate of each parameter group at the position of the last ``step()``, as plain floats."""
+        """Return the learning rate of each parameter group at the position of the last ``step()``, as plain floats.
+
+        Where that ``step()`` ended a cycle, this is the peak of the next one, for the next update. The update that was
+        just made had the lowest learning rate.
+        """
         return [*self._last_lr]
 
     def _update_lr(self, epoch: float | None = None) -> None:
@@ -240,59 +240,81 @@ class CosineRestartLR(LRScheduler):
         SequentialLR calls it in place of `step` when the turn of a scheduler begins.
         """
         groups = self.optimizer.param_groups
-        if len(groups) != len(self._base_lrs):
-            self._take_in(groups)
-        if epoch is None and self.last_epoch >= 0:
-            self.last_epoch += 1
-        else:
-            self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
-        lrs = self.get_lr()
-        if self._initial_lrs is not self._computed_for:  # anew for another arc, or for base_lrs that were changed
-            self._initial_lrs = self._computed_for
-            for group, base_lr in zip(groups, self.base_lrs):
-                group["initial_lr"] = base_lr
-        on_devices: dict[int, tuple[Tensor, float]] | None = None
-        for group, lr in zip(groups, lrs):
-            held = group["lr"]
-            if held.__class__ is float or not isinstance(held, Tensor):  # a float is recognized much faster
-                group["lr"] = lr
-            elif held.is_cpu:
-                held.fill_(lr)
+        with self._lock:
+            if len(groups) != len(self._base_lrs):
+                self.base_lrs = self._base_lrs_of(groups)
+            elif self._base_lrs != self._in_use:  # changed in place
+                self.base_lrs = self._base_lrs
+            if epoch is None and self.last_epoch >= 0:
+                self.last_epoch += 1
             else:
-                on_devices = on_devices or {}
-                on_devices[id(held)] = held, lr  # once where groups share one: the last of them decides, as above
-        if on_devices:
-            # Two launches for all of them. The learning rates travel as arguments: nothing waits for the device.
-            tensors, values = zip(*on_devices.values())
-            torch._foreach_zero_(tensors)
-            torch._foreach_add_(tensors, values)
-        self._last_lr = lrs
+                self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
+            lrs = self.get_lr()
+            with_tensors = False
+            for group, lr in zip(groups, lrs):
+                # A float is recognized much faster than by isinstance.
+                if group["lr"].__class__ is float or not isinstance(group["lr"], Tensor):
+                    group["lr"] = lr
+                else:
+                    with_tensors = True
+            if with_tensors:
+                _fill_tensors(groups, lrs, self._base_lrs)
+            self._last_lr = lrs
 
-    def _take_in(self, groups: list[dict[str, Any]]) -> None:
-        """Take the initial learning rates anew where groups were added or removed: each group keeps its own."""
-        known = self.base_lrs
-        if len(groups) < len(known) and not all("initial_lr" in group for group in groups):
-            came = f"{len(groups)} of {len(known)} groups, of which some have none"
-            raise ValueError(f"Expected each parameter group that is left to have its initial_lr, but got {came}")
-        for index, group in enumerate(groups):
-            if "initial_lr" not in group:  # an added group, or one of a state that was saved without a scheduler
-                group["initial_lr"] = known[index] if index < len(known) else _group_lr(index, group)
-        self.base_lrs = [group["initial_lr"] for group in groups]
+    def _base_lrs_of(self, groups: list[dict[str, Any]]) -> list[float]:
+        """The initial learning rates where groups were added or removed: known groups keep those that are in use."""
+        known = self._base_lrs
+        positions = self._positions_of(groups)
+        if positions is None:  # fewer groups, which nothing tells apart but what they carry themselves
+            if not all("initial_lr" in group for group in groups):
+                came = f"{len(groups)} of {len(known)} groups, of which some have none"
+                raise ValueError(f"Expected each parameter group that is left to have its initial_lr, but got {came}")
+            return [_group_lr(index, group) for index, group in enumerate(groups)]
+        of_tensors = {
+            id(group["lr"]): known[position]
+            for group, position in zip(groups, positions)
+            if position is not None and isinstance(group["lr"], Tensor)
+        }
+        base_lrs = []
+        for index, (group, position) in enumerate(zip(groups, positions)):
+            inherited = None if "initial_lr" in group else of_tensors.get(id(group["lr"]))
+            base_lr = inherited if position is None else known[position]
+            base_lrs.append(_group_lr(index, group) if base_lr is None else base_lr)
+        return base_lrs
+
+    def _positions_of(self, groups: list[dict[str, Any]]) -> list[int | None] | None:
+        """The position at which each group was known, None for an added one; or None where that cannot be told.
+
+        Known groups keep their order. They are recognized by the learning rate that they were given last, or by their
+        `initial_lr`, which other code may have changed: best by both.
+        """
+        known = [*zip(self._last_lr, self._in_use or ())]
+
+        def has_lr(group: dict[str, Any], lrs: tuple[float, float]) -> bool:
+            return _holds(group, lrs[0])
+
+        def has_initial_lr(group: dict[str, Any], lrs: tuple[float, float]) -> bool:
+            return group.get("initial_lr") == lrs[1]
+
+        for is_known in (lambda *both: has_lr(*both) and has_initial_lr(*both), has_lr, has_initial_lr):
+            if len(groups) < len(known):
+                if (positions := _in_order(groups, known, is_known)) is not None:
+                    return [*positions]
+            elif (indices := _in_order(known, groups, lambda lrs, group: is_known(group, lrs))) is not None:  # noqa: B023
+                position_at = {index: position for position, index in enumerate(indices)}
+                return [position_at.get(index) for index in range(len(groups))]
+        return None if len(groups) < len(known) else [*range(len(known)), *[None] * (len(groups) - len(known))]
 
     def _is_in_charge(self) -> bool:
-        """Whether the groups hold the learning rates of this scheduler's position, so that it may write there."""
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr):
-            held = group["lr"]
-            if held != (torch.tensor(lr, dtype=held.dtype) if isinstance(held, Tensor) else lr):
-                return False
-        return self.last_epoch >= 0
+        """Whether the groups hold the learning rates that this scheduler wrote last, so that it may write there."""
+        return self.last_epoch >= 0 and all(map(_holds, self.optimizer.param_groups, self._last_lr))
 
     def _join_added_groups(self) -> None:
         """Let groups that were added join at the current position.
 
         Groups that are missing are no concern here: DeepSpeed steps its optimizer with one group at a time.
         """
-        if len(self.optimizer.param_groups) > len(self.base_lrs) and self._is_in_charge():
+        if len(self.optimizer.param_groups) > len(self._base_lrs) and self._is_in_charge():
             self._update_lr(self.last_epoch + self._fraction)
 
     def _await_added_groups(self) -> None:
@@ -317,29 +339,40 @@ class CosineRestartLR(LRScheduler):
 
     # Saved and loaded.
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}  # no copy of it can be made
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._lock = threading.RLock()
         self._await_added_groups()  # the copy of an optimizer has no hooks
-
-    def _state(self) -> SavedState:
-        # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
-        position = max(-1, self.last_epoch), self._fraction, self._step_count
-        eta_min = self.eta_min, self.eta_min_rate
-        in_charge = self._is_in_charge() and self._last_lr == self.get_lr()  # else base_lrs wait for the next step
-        return SavedState(*position, self.base_lrs, in_charge, self.schedule, *eta_min)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, the initial learning rates and the schedule: plain numbers, strings, lists and dicts.
 
         A `LambdaLR` (the schedules of transformers) and torch's `CosineAnnealingWarmRestarts` load it as well, so that
-        a run can change back to one.
+        a run can change back to one. Nothing is written into the optimizer. You may call it in another thread while
+        this one steps: what it returns belongs to one position.
         """
-        self._join_added_groups()
-        if len(self.optimizer.param_groups) != len(self.base_lrs):
-            self._take_in(self.optimizer.param_groups)
-            self._last_lr = self.get_lr()
-        # The first two are for torch's CosineAnnealingWarmRestarts.
-        return self._state().to_dict() | {"T_cur": self.T_cur, "T_i": self.T_i, "_last_lr": self.get_last_lr()}
+        groups = self.optimizer.param_groups
+        with self._lock:
+            # Values that were set wait for the next step: they must not be written when the state is loaded.
+            in_charge = self._is_in_charge() and self._last_lr == self.get_lr()
+            base_lrs, last_lr = self._base_lrs, self._last_lr
+            if len(groups) != len(base_lrs):
+                base_lrs = self._base_lrs_of(groups)
+                last_lr = [self._here().lr_at(self.last_epoch + self._fraction, base_lr) for base_lr in base_lrs]
+            # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
+            saved = SavedState(
+                last_epoch=max(-1, self.last_epoch),
+                fraction=self._fraction,
+                step_count=self._step_count,
+                base_lrs=base_lrs,
+                in_charge=in_charge,
+                schedule=self.schedule,
+            )
+            # These are for torch's CosineAnnealingWarmRestarts.
+            return saved.to_dict() | {"T_cur": self.T_cur, "T_i": self.T_i, "_last_lr": [*last_lr]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position and the initial learning rates, and write the learning rates of that position.
@@ -349,8 +382,8 @@ class CosineRestartLR(LRScheduler):
 
         The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers.
         Where it changes the learning rate of steps already taken, a warning of the logger `hf_warmcos` lists the
-        arguments that differ. Another warning says so where this scheduler was given another initial learning rate than
-        the saved one, which is used.
+        arguments that differ. Other warnings say so where this scheduler was given another initial learning rate than
+        the saved one, which is used, and where the saved position lies after the end of this schedule.
 
         Args:
             state_dict (`dict`): What `state_dict()` of this class, of torch's `CosineAnnealingWarmRestarts` or of a
@@ -360,41 +393,93 @@ class CosineRestartLR(LRScheduler):
             TypeError, ValueError: If it is not such a state, or one of another number of parameter groups. Nothing
                 is changed then.
         """
-        saved = read_state(state_dict)
-        if len(self.optimizer.param_groups) != len(self._base_lrs):
-            self._take_in(self.optimizer.param_groups)
-        given, self.base_lrs = self.base_lrs, saved.base_lrs
-        if differences := self._state().differences_from(saved):
+        saved, groups = read_state(state_dict), self.optimizer.param_groups
+        _check_number_of_groups(saved.base_lrs, groups)
+        given = self._base_lrs if len(self._base_lrs) == len(groups) else self._base_lrs_of(groups)
+        if differences := saved.differences_from(self.schedule):
             message = "The saved schedule differs from this run's before step %d: %s. This run's schedule is used."
             logger.warning(message, saved.last_epoch, "; ".join(differences))
-        if saved.base_lrs != given:
+        if not all(math.isclose(*both, rel_tol=1e-6) for both in zip(given, saved.base_lrs)):  # float32 has 7 digits
             message = (
                 "This run was given the initial learning rates %s, but continues with the saved ones, %s. "
                 "To use others, set scheduler.base_lrs after loading."
             )
-            logger.warning(message, sorted({*given}), sorted({*saved.base_lrs}))
+            logger.warning(message, shown(sorted({*given})), shown(sorted({*saved.base_lrs})))
+        self.base_lrs = saved.base_lrs
         self.last_epoch, self._fraction, self._step_count = saved.last_epoch, saved.fraction, saved.step_count
+        if self.last_epoch > self._warns_after:
+            self._warn_of_passed_end()
         self._last_lr = self.get_lr()
         if saved.in_charge and saved.last_epoch >= 0:
             self._update_lr(saved.last_epoch + saved.fraction)
 
     def __repr__(self) -> str:
-        eta_min = f"eta_min={self.eta_min}" if self.eta_min_rate is None else f"eta_min_rate={self.eta_min_rate}"
-        return f"{type(self).__name__}({self.schedule}, {eta_min}, last_epoch={self.last_epoch})"
+        return f"{type(self).__name__}({self.schedule}, last_epoch={self.last_epoch})"
+
+
+def _check_number_of_groups(base_lrs: list[Any], groups: list[dict[str, Any]]) -> None:
+    if len(base_lrs) != len(groups):
+        came = f"{len(base_lrs)}: {shown(base_lrs)}"
+        raise ValueError(f"Expected base_lrs of {len(groups)} parameter groups, but got {came}")
+
+
+def _in_order(fewer: Sequence[Any], more: Sequence[Any], same: Callable[[Any, Any], bool]) -> list[int] | None:
+    """The indices in `more`, ascending, of what is the same as each of `fewer`; None where some is not there."""
+    left = iter(range(len(more)))
+    found = [next((index for index in left if same(each, more[index])), None) for each in fewer]
+    return None if None in found else found  # type: ignore[return-value]
+
+
+def _holds(group: dict[str, Any], lr: float) -> bool:
+    """Whether a group has this learning rate, in the precision in which it has one."""
+    held = group["lr"]
+    return bool(held == (torch.tensor(lr, dtype=held.dtype) if isinstance(held, Tensor) else lr))
+
+
+def _fill_tensors(groups: list[dict[str, Any]], lrs: list[float], base_lrs: list[float]) -> None:
+    """Write learning rates into the tensors of groups, where an optimizer that is compiled or captured reads them.
+
+    A group that holds the tensor of another one with other learning rates gets a tensor of its own.
+    """
+    filled: dict[int, tuple[float, float]] = {}
+    on_devices = []
+    for group, lr, base_lr in zip(groups, lrs, base_lrs):
+        held = group["lr"]
+        if not isinstance(held, Tensor):
+            continue
+        if id(held) in filled:
+            if filled[id(held)] == (lr, base_lr):
+                continue
+            held = group["lr"] = held.clone()
+        filled[id(held)] = lr, base_lr
+        if held.is_cpu:
+            held.fill_(lr)
+        else:
+            on_devices.append((held, lr))
+    if on_devices:
+        # Two launches for all of them. The learning rates travel as arguments: nothing waits for the device.
+        tensors, values = zip(*on_devices)
+        torch._foreach_zero_(tensors)
+        torch._foreach_add_(tensors, values)
 
 
 def _group_lr(index: int, group: dict[str, Any]) -> float:
     """The initial learning rate of a parameter group: `initial_lr`, or else `lr`, both checked."""
-    lr = _initial_lr(f"param_groups[{index}]['lr']", group.get("lr"))
+    name, held = f"param_groups[{index}]['lr']", group.get("lr")
+    lr = _initial_lr(name, held)
+    if isinstance(held, Tensor) and held.dtype in (torch.bfloat16, torch.float16):
+        # 1 - lr * weight_decay is 1 in this precision, for all usual values. Seen with torch 2.13.
+        message = f"{name} is a tensor of {held.dtype}: torch's AdamW loses its weight decay. Use one of torch.float32."
+        warnings.warn(message, UserWarning, stacklevel=4)
     return _initial_lr(f"param_groups[{index}]['initial_lr']", group["initial_lr"]) if "initial_lr" in group else lr
 
 
 def _initial_lr(name: str, lr: Any) -> float:
     """A learning rate to begin with, checked: a number, or a tensor of one."""
     if isinstance(lr, Tensor):
-        if lr.numel() != 1 or not lr.is_floating_point() or lr.is_inference() or lr.requires_grad:
-            expected = f"{name} to be one float, without a gradient and outside of inference mode"
-            raise ValueError(f"Expected {expected}, but got {lr!r}")
+        if lr.numel() != 1 or not lr.is_floating_point() or lr.is_inference() or lr.requires_grad or lr.is_meta:
+            expected = f"{name} to be one float, without a gradient, outside of inference mode, and not on meta"
+            raise ValueError(f"Expected {expected}, but got {shown(lr)}")
         lr = lr.item()
     return learning_rate(name, lr, (">=", 0))
 
@@ -409,77 +494,3 @@ def _keep_out_of_compilation() -> None:
 
         for module in ("checks", "cycles", "schedule", "scheduler"):
             trace_rules.add(f"{__package__}.{module}")
-
-
-class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
-    r"""Cosine annealing with warm restarts, whose peak decays at each restart, after one linear warmup.
-
-    [`CosineRestartLR`], constructed with the arguments of torch's `CosineAnnealingWarmRestarts`. At step t in cycle k,
-    which starts at :math:`s_k` and has :math:`T_k` steps:
-
-    .. math::
-        peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
-        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi (t - s_k) / T_k)}{2}\right)
-
-    Args:
-        optimizer (`torch.optim.Optimizer`): The optimizer whose learning rates are scheduled. A tensor
-            `lr` is filled in place.
-        T_0 (`float`): Length of the first cycle, in steps.
-        T_mult (`float`, *optional*, defaults to 1): Factor on the length of a cycle at each restart, > 0.
-        eta_min (`float`, *optional*, defaults to 0.0): The learning rate at the end of each cycle, >= 0.
-        last_epoch (`int`, *optional*, defaults to -1): When training is resumed, the number of steps that were taken,
-            minus 1.
-        verbose (`bool`, *optional*, defaults to `False`): Print one line at each restart.
-        warmup_steps (`int`, *optional*, defaults to 0): Length of the warmup, in steps.
-        decay (`float`, *optional*, defaults to 1.0): Factor on the peak at each restart, 0 < decay <= 1.
-        eta_min_rate (`float`, *optional*): In place of `eta_min`: the fraction of its initial learning rate that each
-            parameter group has at the end of each cycle, between 0 and 1.
-        warmup_mode (`str`, *optional*, defaults to `"overlap"`): Where the warmup lies: `"overlap"`, `"prefix"` or
-            `"every_cycle"`.
-        num_cycles (`int`, *optional*): Number of cycles, after which the learning rate stays at `eta_min`. Without it
-            the restarts never end.
-        warmup_lr_rate (`float`, *optional*, defaults to 0.0): Fraction of the learning rate at which the warmup
-            starts.
-        stable_ratio (`float`, *optional*, defaults to 0.0): Fraction of each cycle's steps at which the learning rate
-            stays at the peak before it anneals, 0 <= stable_ratio < 1.
-
-    Raises:
-        TypeError, ValueError, KeyError: As from [`CosineRestartSchedule`] and [`CosineRestartLR`].
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    >>> scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, T_0=100, warmup_steps=20, decay=0.75)
-    >>> scheduler.schedule == CosineRestartSchedule(T_0=100, warmup_steps=20, decay=0.75)
-    True
-
-    ```
-
-    Source: name, arguments and meaning as in
-    https://github.com/qu-gg/pytorch-cosine-annealing-with-decay-and-initial-warmup, without its off-by-one.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        T_0: float,
-        T_mult: float = 1,
-        eta_min: float = 0.0,
-        last_epoch: int = -1,
-        verbose: bool = False,
-        warmup_steps: int = 0,
-        decay: float = 1.0,
-        *,
-        eta_min_rate: float | None = None,
-        warmup_mode: str = "overlap",
-        num_cycles: int | None = None,
-        warmup_lr_rate: float = 0.0,
-        stable_ratio: float = 0.0,
-    ) -> None:
-        shape = T_0, T_mult, decay, warmup_steps, warmup_mode, num_cycles, warmup_lr_rate, stable_ratio
-        schedule = CosineRestartSchedule(*shape)
-        super().__init__(
-            optimizer, schedule, eta_min=eta_min, eta_min_rate=eta_min_rate, last_epoch=last_epoch, verbose=verbose
-        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_warmcos.plotting import arcs, highest_of_each, lowest_on_log_scale, number_text, round_ticks, sample_steps
+from hf_warmcos.overview import arcs, highest_of_each, lowest_on_log_scale, number_text, round_ticks, sample_steps
 from hf_warmcos.schedule import CosineRestartSchedule
 
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of the dots of a character
@@ -18,7 +18,6 @@ def terminal_picture(
     schedule: CosineRestartSchedule,
     num_steps: int,
     base_lr: float = 1.0,
-    eta_min: float = 0.0,
     *,
     yscale: str = "linear",
     logged: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -28,7 +27,7 @@ def terminal_picture(
     """Draw the learning rate at each step, the restarts, and the peak of each cycle.
 
     Args:
-        schedule, num_steps, base_lr, eta_min, yscale, logged: As in [`plot_schedule`].
+        schedule, num_steps, base_lr, yscale, logged: As in [`plot_schedule`].
         width, height (`int`, *optional*): The size of the picture, in characters and lines. It has 5 lines at least.
 
     Returns:
@@ -52,13 +51,13 @@ def terminal_picture(
     """
     rows = max(1, height - 4)
     steps = np.union1d(sample_steps(schedule, num_steps), np.linspace(0, num_steps - 1, 8 * width))
-    rates = schedule.curve(steps, base_lr, eta_min)
+    rates = schedule.curve(steps, base_lr)
     logged_steps, logged_rates = logged or ((), ())
     top = float(max(rates.max(), *logged_rates, 0)) or 1.0
     bottom, ticks = 0.0, round_ticks(top, rows // 3)
     scale: Any = np.asarray
     if yscale == "log":
-        bottom, scale = lowest_on_log_scale(top, eta_min), np.log
+        bottom, scale = lowest_on_log_scale(top, schedule.minimum(base_lr)), np.log
         ticks = [tick for power in range(-99, 99) if bottom <= (tick := float(f"1e{power}")) <= top]
 
     def up(values: Any) -> np.ndarray:

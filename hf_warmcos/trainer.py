@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from transformers import SchedulerType, Trainer
 
-from hf_warmcos.arguments import check_arguments
+from hf_warmcos.arguments import check_arguments, first_number_of_steps
 from hf_warmcos.callbacks import CycleEndCallback
 from hf_warmcos.checkpoints import find_incomplete_file, trainer_checkpoints
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
@@ -119,12 +119,14 @@ class WarmCosTrainerMixin:
             `torch.optim.lr_scheduler.LRScheduler`: The trainer's scheduler.
         """
         if self.lr_scheduler is None:
+            kwargs = self._check_scheduler_arguments()  # again: they may have been changed after construction
+            # A warmup given as a fraction stays what it was when a run is continued.
+            warmup_of = first_number_of_steps(num_training_steps, kwargs.get("extend_from"))
             self.lr_scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
                 self.optimizer if optimizer is None else optimizer,
-                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                num_warmup_steps=self.args.get_warmup_steps(warmup_of),
                 num_training_steps=num_training_steps,
-                # They may have been changed after construction.
-                **self._check_scheduler_arguments(),
+                **kwargs,
             )
             self._created_lr_scheduler = True  # so that a second Trainer.train creates a new one
         return self.lr_scheduler

@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 from optimizers import make_optimizer
 
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
-from hf_warmcos.arguments import check_arguments, eta_min_from_arguments, misfit, schedule_from_arguments
+from hf_warmcos.arguments import check_arguments, misfit, schedule_from_arguments
 from hf_warmcos.names import COMMANDS, ELSEWHERE, meaning_of
 
 
-def test_between_them_they_take_the_arguments_of_the_factory_with_the_same_defaults():
+def test_it_takes_the_arguments_of_the_factory_with_the_same_defaults():
     factory = dict(inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).parameters)
-    taken = {
-        **inspect.signature(schedule_from_arguments).parameters,
-        **inspect.signature(eta_min_from_arguments).parameters,
-    }
+    taken = inspect.signature(schedule_from_arguments).parameters
     assert {name: parameter.default for name, parameter in taken.items()} == {
         name: parameter.default for name, parameter in factory.items() if name not in ("optimizer", "last_epoch")
     }
@@ -101,9 +98,9 @@ def test_a_training_that_ends_after_the_last_cycle_is_told_also_where_a_next_one
 
 
 def test_a_training_that_ends_inside_a_cycle_is_told_with_the_rate_of_each_group():
-    assert misfit(CosineRestartSchedule(T_0=300), 1050, [0.1, 0.2], [0, 0.02]) == (
+    assert misfit(CosineRestartSchedule(T_0=300, eta_min=0.02), 1050, [0.1, 0.2]) == (
         "Training ends inside a cycle: num_training_steps=1050 is step 150 of the 300 steps of cycle 3, at a learning "
-        "rate of 0.05, 0.11. Use num_cycles=4 in place of T_0 to end training with a whole cycle."
+        "rate of 0.06, 0.11. Use num_cycles=4 in place of T_0 to end training with a whole cycle."
     )
     assert misfit(CosineRestartSchedule(100, 0.5, num_cycles=3), 120).endswith("at a learning rate of 0.654508.")
 

@@ -22,7 +22,8 @@ from transformers import TrainingArguments
 
 import hf_warmcos
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
-from hf_warmcos.cli import cycle_table, main, parsers
+from hf_warmcos.cli import main, parsers
+from hf_warmcos.overview import cycle_table
 
 ROOT = Path(__file__).parents[1]
 PLAN = ["--num_training_steps", "30", "--num_cycles", "3", "--num_warmup_steps", "6", "--lr", "1e-3"]
@@ -101,7 +102,7 @@ def test_min_lr_rate_is_a_fraction_of_lr(capsys):
     for minimum in (["--min_lr_rate", "0.1"], ["--min_lr", "1e-4"]):
         main(["table", *PLAN, *minimum, "--format", "json"])
         tables.append(json.loads(capsys.readouterr().out))
-    last_step = CosineRestartSchedule.fit(30, 3, warmup_steps=6).lr_at(13, 1e-3, 1e-4)
+    last_step = CosineRestartSchedule.fit(30, 3, warmup_steps=6, eta_min=1e-4).lr_at(13, 1e-3)
     assert [row["end_lr"] for row in tables[0]] == pytest.approx([last_step] * 3)
     assert tables[0] == [pytest.approx(row) for row in tables[1]]
 
@@ -138,7 +139,7 @@ def test_the_librarys_warning_is_one_line_on_stderr(capsys):
 
 def test_a_minimum_above_the_rate_is_a_warning(capsys):
     assert main(["table", "--T_0", "10", "--lr", "1e-4", "--min_lr", "1e-3"]) == 0
-    assert "warning: min_lr=0.001 is above lr=0.0001" in capsys.readouterr().err
+    assert "warning: The minimum 0.001 is above the initial learning rate 0.0001" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["plot", "table"])
@@ -182,7 +183,7 @@ def test_wrong_arguments_are_the_librarys_error_in_one_line(command, arguments, 
         (["table", "--T_0", "3", "--colour", "red"], "unrecognized arguments: --colour red"),
         (
             ["table", "--cycles", "1000,2000:a"],
-            "argument --cycles: expected STEPS or STEPS:FRACTION, as 1000,2000,4000:0.5, but got '1000,2000:a'",
+            "argument --cycles: expected STEPS or STEPS:FRACTION, as 1000,2000,4000:0.5, or a JSON list, but got",
         ),
         (["plot", "--min-lr-ratio", "0.1"], "--min_lr_ratio 0.1 (did you mean 'min_lr_rate'?)"),
         (["plot", "--gamma", "0.5"], "--gamma 0.5 (did you mean 'decay'?)"),

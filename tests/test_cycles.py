@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycles
+from hf_warmcos.cycles import Cycle, GeometricCycles, ListedCycle, ListedCycles
 
 T_MULTS = st.one_of(st.integers(1, 5), st.floats(1.001, 4))
 
@@ -39,14 +39,11 @@ def test_the_first_cycle_that_is_too_short_is_found_as_by_looking_at_each(T_0, T
     lengths = [after - start for start, after in pairwise(map(cycles.start, range(count + 1)))]
     too_short = [index for index, length in enumerate(lengths) if length < least]
     assert cycles.first_shorter_than(least) == (too_short[0] if too_short else None)
-    assert ListedCycles([(length, 1) for length in lengths]).first_shorter_than(least) == (
-        too_short[0] if too_short else None
-    )
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(0, 1200))
 def test_listed_cycles_follow_one_another(lengths, step):
-    cycles = ListedCycles([(length, 1) for length in lengths])
+    cycles = ListedCycles([ListedCycle(length, 1, 0, 0.0) for length in lengths])
     assert [cycles.start(index) for index in range(len(lengths) + 1)] == [
         sum(lengths[:k]) for k in range(len(lengths) + 1)
     ]

@@ -78,15 +78,13 @@ def test_the_code_of_the_scheduler_and_of_the_factory_makes_the_learning_rates_o
         made = app.plan(chosen)
     except ValueError:
         return
-    rates = made.scheduler.schedule.curve(made.num_steps, *made.rates)
+    rates = made.scheduler.schedule.curve(made.num_steps, made.base_lr)
     for code in (app.scheduler_code(made), app.factory_code(made)):
         names = {"model": torch.nn.Linear(1, 1)}
         exec(code, names)
         scheduler = names["scheduler"]
-        assert scheduler.base_lrs == [made.rates[0]]
-        np.testing.assert_array_equal(
-            scheduler.schedule.curve(made.num_steps, made.rates[0], scheduler.eta_mins[0]), rates
-        )
+        assert scheduler.base_lrs == [made.base_lr]
+        np.testing.assert_array_equal(scheduler.schedule.curve(made.num_steps, made.base_lr), rates)
 
 
 @given(some_settings)

@@ -39,12 +39,12 @@ def allocated_blocks() -> int:
 
 @pytest.mark.slow
 def test_three_million_steps_drift_nowhere_and_leave_nothing_behind():
-    schedule = CosineRestartSchedule(T_0=T_0, T_mult=T_MULT, decay=DECAY, stable_ratio=STABLE_RATIO)
+    schedule = CosineRestartSchedule(T_0=T_0, T_mult=T_MULT, decay=DECAY, stable_ratio=STABLE_RATIO, eta_min=ETA_MIN)
     base_lrs = [0.1, 0.02, 0.003]
     optimizer = torch.optim.SGD(
         [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": base_lr} for base_lr in base_lrs[:1]]
     )
-    scheduler = CosineRestartLR(optimizer, schedule, eta_min=ETA_MIN)
+    scheduler = CosineRestartLR(optimizer, schedule)
     optimizer.step()
 
     step, groups = scheduler.step, optimizer.param_groups
@@ -56,10 +56,10 @@ def test_three_million_steps_drift_nowhere_and_leave_nothing_behind():
         assert schedule.cycle_at(done) == (index, start_of_cycle(index), start_of_cycle(index + 1) - done)
         assert done == scheduler.last_epoch == start_of_cycle(index)
         assert scheduler.T_cur == 0
-        assert scheduler.cycle == index
+        assert scheduler.cycle_index == index
         assert scheduler.at_cycle_end == (index > 0)
         for group, base_lr in zip(groups, base_lrs):
-            assert group["lr"] == schedule.peak_lr(index, base_lr, ETA_MIN) == schedule.lr_at(done, base_lr, ETA_MIN)
+            assert group["lr"] == schedule.peak_lr(index, base_lr) == schedule.lr_at(done, base_lr)
 
         # Each rate that an update uses, of the group that came last.
         group, base_lr, length = groups[-1], base_lrs[len(groups) - 1], start_of_cycle(index + 1) - done

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ class TestRemovedGroups:
         scheduler = CosineRestartLR(optimizer, SCHEDULE)
         advance(optimizer, scheduler, 5)
         del optimizer.param_groups[0], optimizer.param_groups[0]["initial_lr"]
+        optimizer.param_groups[0]["lr"] = 7.0
         before = rates_of(optimizer)
         with pytest.raises(ValueError, match="to have its initial_lr, but got 2 of 3 groups"):
             scheduler.step()
@@ -459,7 +461,8 @@ class TestRefusals:
         resumed = CosineRestartLR(make_optimizer(0.1), SCHEDULE)
         resumed.load_state_dict(state)
         assert not caplog.records
-        CosineRestartLR(make_optimizer(0.1), SCHEDULE, eta_min=0.01).load_state_dict(state)
+        with_minimum = replace(SCHEDULE, eta_min=0.01)
+        CosineRestartLR(make_optimizer(0.1), with_minimum).load_state_dict(state)
         assert "eta_min was 0.0, is 0.01" in caplog.text
 
 
@@ -502,9 +505,9 @@ class TestWarnings:
         assert resumed.state_dict()["base_lrs"] == [0.3, 0.02]
 
     def test_a_run_past_its_end_says_so_once(self, caplog):
-        schedule = CosineRestartSchedule.fit(20, 2)
+        schedule = CosineRestartSchedule.fit(20, 2, eta_min_rate=0.1)
         optimizer = make_optimizer(0.1)
-        scheduler = CosineRestartLR(optimizer, schedule, eta_min_rate=0.1)
+        scheduler = CosineRestartLR(optimizer, schedule)
         advance(optimizer, scheduler, 20)
         assert not caplog.records
         advance(optimizer, scheduler, 5)
@@ -514,7 +517,7 @@ class TestWarnings:
             "To add cycles, use scheduler.schedule.extend(...)."
         )
         caplog.clear()
-        resumed = CosineRestartLR(make_optimizer(0.1), schedule, eta_min_rate=0.1)
+        resumed = CosineRestartLR(make_optimizer(0.1), schedule)
         resumed.load_state_dict(scheduler.state_dict())
         advance(resumed.optimizer, resumed, 3)
         assert len(caplog.records) == 1

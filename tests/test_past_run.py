@@ -162,7 +162,7 @@ def metrics(tmp_path):
         for step in range(1, 31):
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
-            entry = {"step": step, "cycle": scheduler.cycle, "learning_rate": float(f"{rate:.7g}"), "loss": 1.0}
+            entry = {"step": step, "cycle": scheduler.cycle_index, "learning_rate": float(f"{rate:.7g}"), "loss": 1.0}
             file.write(json.dumps(entry) + "\n")
             scheduler.step()
     return path

@@ -112,7 +112,7 @@ def test_lengths_given_one_way_hold_over_cycles_that_a_tool_lists(given):
 def test_a_minimum_given_one_way_holds_over_one_passed_the_other_way(given, passed):
     with register(**{given: 0.05}):
         scheduler = entry()(make_optimizer(0.5), 0, 25, **{passed: 0.01})
-    assert scheduler.eta_mins == [0.05 if given == "min_lr" else 0.025]
+    assert scheduler.schedule.minimum(0.5) == (0.05 if given == "min_lr" else 0.025)
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,10 @@ def all_cycles(schedule: CosineRestartSchedule) -> Iterator[tuple[int, float]]:
         start, growth = start + growth, growth * Fraction(schedule.T_mult)
 
 
-def formula(schedule: CosineRestartSchedule, step: float, base_lr: float, eta_min: float) -> float:
+def formula(schedule: CosineRestartSchedule, step: float, base_lr: float) -> float:
     """The definition of the schedule, written as plainly as it can be: a walk over all cycles."""
     W, r = schedule.warmup_steps, schedule.warmup_lr_rate
+    eta_min = schedule.eta_min if schedule.eta_min_rate is None else base_lr * schedule.eta_min_rate
     s_k = W if schedule.warmup_mode == "prefix" else 0
     for T_k, share in all_cycles(schedule):
         peak = max(base_lr * share, min(base_lr, eta_min))
@@ -67,6 +68,7 @@ def schedules(draw: st.DrawFn) -> CosineRestartSchedule:
         "warmup_mode": draw(st.sampled_from(WARMUP_MODES)),
         "warmup_lr_rate": draw(st.floats(0, 1)),
         "stable_ratio": draw(st.one_of(st.just(0), st.floats(0, 0.999))),
+        **draw(st.sampled_from([{}, {"eta_min": 0.003}, {"eta_min": 0.2}, {"eta_min_rate": 0.1}])),
     }
     if draw(st.booleans()):
         lengths, shares = st.integers(1, 300), st.floats(0.05, 3)
@@ -85,21 +87,19 @@ def schedules(draw: st.DrawFn) -> CosineRestartSchedule:
         raise
 
 
-@given(schedules(), st.floats(0, 3000), st.floats(1e-6, 10), st.floats(0, 0.5))
-def test_lr_at_is_the_formula(schedule, step, base_lr, eta_min):
+@given(schedules(), st.floats(0, 3000), st.floats(1e-6, 10))
+def test_lr_at_is_the_formula(schedule, step, base_lr):
     for t in (step, int(step)):
-        assert schedule.lr_at(t, base_lr, eta_min) == pytest.approx(
-            formula(schedule, t, base_lr, eta_min), rel=1e-9, abs=1e-12
-        )
+        assert schedule.lr_at(t, base_lr) == pytest.approx(formula(schedule, t, base_lr), rel=1e-9, abs=1e-12)
 
 
-@given(schedules(), st.integers(0, 2000), st.floats(0, 0.1))
-def test_a_curve_over_a_number_of_steps_equals_lr_at(schedule, num_steps, eta_min):
+@given(schedules(), st.integers(0, 2000))
+def test_a_curve_over_a_number_of_steps_equals_lr_at(schedule, num_steps):
     steps = range(num_steps)
-    expected = [schedule.lr_at(step, 0.3, eta_min) for step in steps[:: max(1, num_steps // 50)]]
+    expected = [schedule.lr_at(step, 0.3) for step in steps[:: max(1, num_steps // 50)]]
     # numpy's cosine need not have the last bit of the standard library's.
-    assert_allclose(schedule.curve(num_steps, 0.3, eta_min)[:: max(1, num_steps // 50)], expected, 1e-12, 1e-15)
-    assert_allclose(schedule.curve(steps[:: max(1, num_steps // 50)], 0.3, eta_min), expected, 1e-12, 1e-15)
+    assert_allclose(schedule.curve(num_steps, 0.3)[:: max(1, num_steps // 50)], expected, 1e-12, 1e-15)
+    assert_allclose(schedule.curve(steps[:: max(1, num_steps // 50)], 0.3), expected, 1e-12, 1e-15)
 
 
 @given(schedules(), st.lists(st.one_of(st.integers(0, 10**15), st.floats(0, 3000)), max_size=40))
@@ -227,16 +227,16 @@ def test_shrinking_cycles_end_where_num_cycles_says():
 
 
 def test_the_rate_stays_at_the_minimum_after_the_last_cycle():
-    schedule = CosineRestartSchedule(10, num_cycles=2, decay=0.5)
-    assert [schedule.lr_at(step, 1.0, 0.01) for step in (20, 20.5, 21, 10**18)] == [0.01] * 4
+    schedule = CosineRestartSchedule(10, num_cycles=2, decay=0.5, eta_min=0.01)
+    assert [schedule.lr_at(step) for step in (20, 20.5, 21, 10**18)] == [0.01] * 4
     assert schedule.cycle_at(10**18) == Cycle(1, 10, 10)
 
 
 def test_decay_never_takes_a_peak_below_the_minimum():
-    schedule = CosineRestartSchedule(10, decay=0.1)
-    assert [schedule.peak_lr(k, 1.0, 0.05) for k in range(4)] == [1.0, 0.1, 0.05, 0.05]
-    assert schedule.lr_at(35, 1.0, 0.05) == 0.05
-    assert schedule.lr_at(10**6, 1.0) == 0
+    schedule = CosineRestartSchedule(10, decay=0.1, eta_min=0.05)
+    assert [schedule.peak_lr(k) for k in range(4)] == [1.0, 0.1, 0.05, 0.05]
+    assert schedule.lr_at(35) == 0.05
+    assert CosineRestartSchedule(10, decay=0.1).lr_at(10**6) == 0
 
 
 def test_a_fractional_step_lies_between_its_neighbours():
@@ -299,7 +299,7 @@ def test_listed_cycles_have_the_lengths_and_peaks_that_the_list_says():
     schedule = CosineRestartSchedule(cycles=[10, [20, 0.25], (5, 3)])
     assert [schedule.cycle(k) for k in range(3)] == [Cycle(0, 0, 10), Cycle(1, 10, 20), Cycle(2, 30, 5)]
     assert [schedule.lr_at(step, 0.1) for step in (0, 10, 30)] == pytest.approx([0.1, 0.025, 0.3])
-    assert (schedule.end, schedule.lr_at(35, 0.1, 0.01), schedule.restarts(99)) == (35, 0.01, [10, 30])
+    assert (schedule.end, schedule.lr_at(35, 0.1), schedule.restarts(99)) == (35, 0, [10, 30])
     assert schedule == CosineRestartSchedule(cycles=[[10, 1.0], (20, 0.25), [np.int64(5), 3]])
     assert hash(schedule) == hash(CosineRestartSchedule(cycles=[[10, 1.0], (20, 0.25), [5, 3]]))
 
@@ -372,10 +372,11 @@ def test_whatever_extend_permits_takes_at_most_a_hundred_lines_for_each_cycle(T_
 def test_a_peak_or_a_learning_rate_whose_product_no_float_holds_is_refused():
     with pytest.raises(ValueError, match=r"Expected the peak of cycles\[0\] <= 1e\+150"):
         CosineRestartSchedule(cycles=[[10, 1e300]])
-    for name in ("base_lr", "eta_min"):
-        with pytest.raises(ValueError, match=name):
-            FIGURE.lr_at(5, **{name: 1e300})
-    assert math.isfinite(CosineRestartSchedule(cycles=[[10, 1e150]]).lr_at(3, 1e150, -1e150))
+    with pytest.raises(ValueError, match="base_lr"):
+        FIGURE.lr_at(5, base_lr=1e300)
+    with pytest.raises(ValueError, match="eta_min"):
+        CosineRestartSchedule(T_0=10, eta_min=1e300)
+    assert math.isfinite(CosineRestartSchedule(cycles=[[10, 1e150]], eta_min=1e150).lr_at(3, 1e150))
 
 
 @pytest.mark.parametrize("method", ["lr_at", "cycle_at", "curve", "restarts"])
@@ -400,8 +401,8 @@ def test_steps_beyond_those_that_can_be_counted_are_refused(method):
         ([math.nan], "Expected cycles[0] to be finite"),
         ([10, [20, 0]], "Expected the peak of cycles[1] > 0, but got the peak of cycles[1]=0"),
         ([[20, math.nan]], "Expected the peak of cycles[0] to be finite"),
-        ([10, [20, 0.5, 3]], "Expected cycles[1] to be its steps, or its steps and the fraction at which it peaks"),
-        ([[20]], "Expected cycles[0] to be its steps, or its steps and the fraction at which it peaks"),
+        ([10, [20, 0.5, 3]], "Expected cycles[1] to be its steps, its steps and the fraction at which it peaks"),
+        ([[20]], "Expected cycles[0] to be its steps, its steps and the fraction at which it peaks"),
     ],
 )
 def test_a_wrong_list_of_cycles_is_refused_in_words(cycles, message):
@@ -504,8 +505,7 @@ def test_wrong_steps_in_an_array_are_refused(steps):
         FIGURE.curve(steps)
 
 
-@pytest.mark.parametrize("name", ["base_lr", "eta_min"])
-def test_a_wrong_rate_is_refused(name):
-    for method in (FIGURE.lr_at, FIGURE.curve):
-        with pytest.raises(TypeError, match=name):
-            method(5, **{name: "0.1"})
+def test_a_wrong_learning_rate_is_refused():
+    for method in (FIGURE.lr_at, FIGURE.curve, FIGURE.peak_lr):
+        with pytest.raises(TypeError, match="base_lr"):
+            method(5, base_lr="0.1")

@@ -81,7 +81,7 @@ def test_compiled_steps_with_tensor_rates_are_never_compiled_again(arguments, co
     first, last = compiled_graphs(training_step, counter, optimizer, check)
     assert first == last
     assert counter.frame_count == graphs_of_constant_rates
-    assert scheduler.cycle == 6
+    assert scheduler.cycle_index == 6
 
 
 class SetByHand:

@@ -69,8 +69,8 @@ def train(output_dir, trainer_class=WarmCosTrainer, num_rows=64, model=None, **a
     return trainer
 
 
-def rates_of(schedule, num_steps, base_lr=BASE_LR, eta_min=0.0):
-    return [schedule.lr_at(step, base_lr, eta_min) for step in range(num_steps)]
+def rates_of(schedule, num_steps, base_lr=BASE_LR):
+    return [schedule.lr_at(step, base_lr) for step in range(num_steps)]
 
 
 def built_in():
@@ -79,27 +79,25 @@ def built_in():
 
 class TestRates:
     @pytest.mark.parametrize(
-        ("lr_scheduler_kwargs", "schedule", "eta_min"),
+        ("lr_scheduler_kwargs", "schedule"),
         [
-            (FOUR_CYCLES, CosineRestartSchedule.fit(24, 4, decay=0.75, warmup_steps=3), 0.0),
+            (FOUR_CYCLES, CosineRestartSchedule.fit(24, 4, decay=0.75, warmup_steps=3)),
             (
                 {"num_cycles": 3, "T_mult": 2, "min_lr": 1e-4, "warmup_mode": "overlap", "warmup_lr_rate": 0.1},
-                CosineRestartSchedule.fit(24, 3, T_mult=2, warmup_steps=3, warmup_mode="overlap", warmup_lr_rate=0.1),
-                1e-4,
+                CosineRestartSchedule.fit(
+                    24, 3, T_mult=2, warmup_steps=3, warmup_mode="overlap", warmup_lr_rate=0.1, eta_min=1e-4
+                ),
             ),
             (
                 {"T_0": 8, "decay": 0.5, "min_lr_rate": 0.1, "warmup_mode": "every_cycle"},
-                CosineRestartSchedule(8, decay=0.5, warmup_steps=3, warmup_mode="every_cycle"),
-                0.1 * BASE_LR,
+                CosineRestartSchedule(8, decay=0.5, warmup_steps=3, warmup_mode="every_cycle", eta_min_rate=0.1),
             ),
-            ({}, CosineRestartSchedule.fit(24, warmup_steps=3), 0.0),
+            ({}, CosineRestartSchedule.fit(24, warmup_steps=3)),
         ],
     )
-    def test_logged_rates_are_those_of_the_schedule_at_every_step(
-        self, tmp_path, lr_scheduler_kwargs, schedule, eta_min
-    ):
+    def test_logged_rates_are_those_of_the_schedule_at_every_step(self, tmp_path, lr_scheduler_kwargs, schedule):
         trainer = train(tmp_path, max_steps=24, warmup_steps=3, lr_scheduler_kwargs=lr_scheduler_kwargs)
-        assert logged_rates(trainer) == rates_of(schedule, 24, eta_min=eta_min)
+        assert logged_rates(trainer) == rates_of(schedule, 24)
 
     def test_without_decay_rates_and_weights_are_those_of_a_plain_trainer(self, tmp_path):
         arguments = {"max_steps": 24, "warmup_steps": 4, "lr_scheduler_kwargs": {"num_cycles": 4}}
@@ -714,8 +712,8 @@ class TestKilled:
         finish(killed)
 
         expected, result = (torch.load(folder / "result_0.pt") for folder in (left_alone, killed))
-        schedule = CosineRestartSchedule.fit(num_steps, 5, decay=0.75, warmup_steps=20)
-        assert expected["rates"] == result["rates"] == rates_of(schedule, num_steps, eta_min=1e-4)
+        schedule = CosineRestartSchedule.fit(num_steps, 5, decay=0.75, warmup_steps=20, eta_min=1e-4)
+        assert expected["rates"] == result["rates"] == rates_of(schedule, num_steps)
         assert expected["weights"].keys() == result["weights"].keys()
         for name, weight in expected["weights"].items():
             assert torch.equal(weight, result["weights"][name]), name

@@ -44,8 +44,8 @@ def measure_curves(num_steps: int, rounds: int) -> dict[str, dict[str, Timing]]:
     """Microseconds per curve, by the curve's cycles and by who computes it."""
     timings = {}
     for cycles, (T_0, T_mult) in CYCLES.items():
-        schedule = CosineRestartSchedule(T_0, T_mult)
-        curve = partial(schedule.curve, num_steps, BASE_LR, ETA_MIN)
+        schedule = CosineRestartSchedule(T_0, T_mult, eta_min=ETA_MIN)
+        curve = partial(schedule.curve, num_steps, BASE_LR)
         stepped = partial(torch_curve, T_0, T_mult, num_steps)
         np.testing.assert_array_equal(curve(), stepped())
         timings[cycles] = interleave({"curve": repeated(curve), "torch": repeated(stepped)}, rounds, calls=1)
@@ -54,13 +54,13 @@ def measure_curves(num_steps: int, rounds: int) -> dict[str, dict[str, Timing]]:
 
 def measure_access(rounds: int) -> dict[str, dict[str, Timing]]:
     """Microseconds per call, by what is called and by the step that is asked for."""
-    schedule = CosineRestartSchedule(10_000, decay=0.75, warmup_steps=2000)
-    growing = CosineRestartSchedule(10_000, 2, decay=0.75)
+    schedule = CosineRestartSchedule(10_000, decay=0.75, warmup_steps=2000, eta_min=ETA_MIN)
+    growing = CosineRestartSchedule(10_000, 2, decay=0.75, eta_min=ETA_MIN)
     optimizer = make_optimizer()
     scheduler = CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(optimizer, 10_000, decay=0.75, warmup_steps=2000)
     calls: dict[str, Callable[[int], object]] = {
-        "lr_at": lambda step: schedule.lr_at(step, BASE_LR, ETA_MIN),
-        "lr_at, T_mult=2": lambda step: growing.lr_at(step, BASE_LR, ETA_MIN),
+        "lr_at": lambda step: schedule.lr_at(step, BASE_LR),
+        "lr_at, T_mult=2": lambda step: growing.lr_at(step, BASE_LR),
         "cycle_at": schedule.cycle_at,
         "step(epoch)": scheduler.step,
     }

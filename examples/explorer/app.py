@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import re
+import shlex
 import tempfile
 import textwrap
 import threading
@@ -26,12 +27,12 @@ import torch
 from matplotlib.figure import Figure
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule, plot_schedule
-from hf_warmcos.arguments import eta_min_from_arguments, misfit, schedule_from_arguments
+from hf_warmcos.arguments import doubts, schedule_from_arguments
 from hf_warmcos.checks import real_number
-from hf_warmcos.cli import CycleRow, cycle_table
 from hf_warmcos.options import cycles, number
+from hf_warmcos.overview import CycleRow, cycle_table, default_num_steps, number_text, sample_steps
 from hf_warmcos.past_run import PastRun
-from hf_warmcos.plotting import FIGURE_SIZE, default_num_steps, number_text, sample_steps
+from hf_warmcos.plotting import FIGURE_SIZE
 from hf_warmcos.schedule import WARMUP_MODES
 
 MOST_ROWS = 200
@@ -108,9 +109,9 @@ class Plan(NamedTuple):
     num_steps: int
 
     @property
-    def rates(self) -> tuple[float, float]:
-        """The initial learning rate and the minimum."""
-        return self.scheduler.base_lrs[0], self.scheduler.eta_mins[0]
+    def base_lr(self) -> float:
+        """The initial learning rate."""
+        return self.scheduler.base_lrs[0]
 
     def given(self, *without: str) -> dict[str, Any]:
         """The factory's arguments that are not at their defaults."""
@@ -135,13 +136,12 @@ def plan(settings: dict[str, str]) -> Plan:
         except ValueError:
             kind = "a list such as 1000,2000:0.5" if name == "cycles" else "a number"
             raise ValueError(f"Expected {name} to be {kind}, but got {text}") from None
-    shape = {name: value for name, value in arguments.items() if name not in ("lr", "min_lr", "min_lr_rate")}
+    shape = {name: value for name, value in arguments.items() if name != "lr"}
     schedule = schedule_from_arguments(**shape)
-    minimum: dict[str, Any] = eta_min_from_arguments(arguments.get("min_lr"), arguments.get("min_lr_rate"))
     lr = real_number("lr", arguments["lr"], (">=", 0))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr)
     num_steps = int(arguments.get("num_training_steps") or default_num_steps(schedule))
-    return Plan(arguments, CosineRestartLR(optimizer, schedule, **minimum), num_steps)
+    return Plan(arguments, CosineRestartLR(optimizer, schedule), num_steps)
 
 
 def describe(asked: dict[str, Any]) -> dict[str, Any]:
@@ -158,10 +158,10 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
         made = plan(asked["settings"])
     except (ValueError, ArithmeticError) as error:
         return {"error": str(error), "argument": argument_in(str(error))}
-    schedule, (base_lr, eta_min) = made.scheduler.schedule, made.rates
+    schedule, base_lr = made.scheduler.schedule, made.base_lr
     count = schedule.cycle_at(made.num_steps - 1).index + 1
-    rows = list(islice(cycle_table(schedule, made.num_steps, base_lr, eta_min), MOST_ROWS))
-    peaks = " to ".join(f"{schedule.peak_lr(index, base_lr, eta_min):.6g}" for index in (0, count - 1))
+    rows = list(islice(cycle_table(schedule, made.num_steps, base_lr), MOST_ROWS))
+    peaks = " to ".join(f"{schedule.peak_lr(index, base_lr):.6g}" for index in (0, count - 1))
     steps = sample_steps(schedule, made.num_steps, most=1_000)
     (ax,) = figure.axes
     return {
@@ -170,7 +170,7 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
         # Where the picture's steps lie, from its left edge, for the pointer to read them.
         "across": [ax.get_position().x0, ax.get_position().x1, *ax.get_xlim()],
         "steps": steps.tolist(),
-        "rates": schedule.curve(steps, base_lr, eta_min).tolist(),
+        "rates": schedule.curve(steps, base_lr).tolist(),
         "notes": notes,
         "columns": CycleRow._fields,
         "rows": [[f"{cell:.6g}" if isinstance(cell, float) else f"{cell:,}" for cell in row] for row in rows],
@@ -183,15 +183,11 @@ def draw(asked: dict[str, Any], size: tuple[float, float] = FIGURE_SIZE) -> tupl
     """The picture of what is asked, of a size in inches, and what there is to say about it."""
     plans = [plan(settings) for settings in (asked["settings"], asked["kept"]) if settings is not None]
     arguments, scheduler, num_steps = plans[0]
-    base_lr, eta_min = plans[0].rates
-    notes = []
-    if "num_training_steps" in arguments and (how := misfit(scheduler.schedule, num_steps, [base_lr], [eta_min])):
-        notes.append(how)
-    if eta_min > base_lr:
-        notes.append(f"min_lr={eta_min} is above lr={base_lr}: each cycle rises to it.")
+    base_lr = plans[0].base_lr
+    notes = doubts(scheduler.schedule, num_steps if "num_training_steps" in arguments else None, [base_lr])
     logged, most_steps = None, max(each.num_steps for each in plans)
     if asked["run"] is not None:
-        comparison = PastRun(*asked["run"]).compare(scheduler.schedule, base_lr, eta_min)
+        comparison = PastRun(*asked["run"]).compare(scheduler.schedule, base_lr)
         logged, most_steps = (comparison.positions, comparison.logged), max(most_steps, comparison.positions[-1] + 1)
         notes.append(comparison.verdict)
     names = ["learning rate"] if len(plans) == 1 else ["these settings", "kept to compare"]
@@ -258,7 +254,7 @@ def factory_code(made: Plan) -> str:
 import torch
 from hf_warmcos import get_cosine_restarts_with_decay_and_warmup_schedule
 
-optimizer = torch.optim.AdamW(model.parameters(), lr={made.rates[0]!r})
+optimizer = torch.optim.AdamW(model.parameters(), lr={made.base_lr!r})
 scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
     optimizer,
 {_lines(made.given("lr"))})
@@ -277,7 +273,7 @@ from hf_warmcos import (
 )
 
 accelerator = Accelerator()
-optimizer = torch.optim.AdamW(model.parameters(), lr={made.rates[0]!r})
+optimizer = torch.optim.AdamW(model.parameters(), lr={made.base_lr!r})
 scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
     optimizer,
 {_lines(made.given("lr"))})
@@ -291,7 +287,7 @@ scheduler = count_optimizer_steps(scheduler)
 
 def scheduler_code(made: Plan) -> str:
     """Code that makes these learning rates with the torch scheduler, for a `model`."""
-    schedule, (base_lr, eta_min) = made.scheduler.schedule, made.rates
+    schedule, base_lr = made.scheduler.schedule, made.base_lr
     defaults = {field.name: field.default for field in fields(CosineRestartSchedule)}
     given = {name: value for name, value in asdict(schedule).items() if value != defaults[name]}
     return f"""\
@@ -301,7 +297,7 @@ from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 optimizer = torch.optim.AdamW(model.parameters(), lr={base_lr!r})
 schedule = CosineRestartSchedule(
 {_lines(given)})
-scheduler = CosineRestartLR(optimizer, schedule, eta_min={eta_min!r})
+scheduler = CosineRestartLR(optimizer, schedule)
 # In training, after each optimizer.step(): scheduler.step()
 """
 
@@ -320,7 +316,7 @@ from transformers import TrainingArguments
 
 args = TrainingArguments(
     output_dir="output",
-    learning_rate={made.rates[0]!r},
+    learning_rate={made.base_lr!r},
     max_steps={made.num_steps},
     warmup_steps={made.scheduler.schedule.warmup_steps},
     lr_scheduler_kwargs={{
@@ -343,11 +339,13 @@ def run_code(made: Plan) -> str:
         """As an option takes it: a list of cycles is 1000,2000:0.5."""
         if not isinstance(value, list):
             return str(value)
+        if any(isinstance(cycle, dict) for cycle in value):
+            return shlex.quote(json.dumps(value, separators=(",", ":")))
         return ",".join(":".join(map(str, cycle)) if isinstance(cycle, list) else str(cycle) for cycle in value)
 
     options = "".join(f" --{name} {text(value)}" for name, value in _shape(made).items())
     command = (
-        f"hf-warmcos run{options} train.py --lr_scheduler_type cosine_with_restarts --learning_rate {made.rates[0]} "
+        f"hf-warmcos run{options} train.py --lr_scheduler_type cosine_with_restarts --learning_rate {made.base_lr} "
         f"--max_steps {made.num_steps} --warmup_steps {made.scheduler.schedule.warmup_steps}"
     )
     return " \\\n    ".join(textwrap.wrap(command, 80, break_long_words=False, break_on_hyphens=False))

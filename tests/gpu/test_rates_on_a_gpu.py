@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 
 BASE_LRS = (0.1, 0.02, 0.003)
-SCHEDULE = CosineRestartSchedule(T_0=20, decay=0.7, warmup_steps=5, stable_ratio=0.2)
-NUM_STEPS, ETA_MIN = 70, 1e-4  # three restarts
+SCHEDULE = CosineRestartSchedule(T_0=20, decay=0.7, warmup_steps=5, stable_ratio=0.2, eta_min=1e-4)
+NUM_STEPS = 70  # three restarts
 
 
 def float_rate(base_lr: float, device: torch.device) -> float:
@@ -49,7 +49,7 @@ def as_kept(rate: float, lr: Any) -> float:
 
 def assert_rates(optimizer: torch.optim.Optimizer, step: int, base_lrs: tuple[float, ...]) -> None:
     for group, base_lr in zip(optimizer.param_groups, base_lrs):
-        assert float(group["lr"]) == as_kept(SCHEDULE.lr_at(step, base_lr, ETA_MIN), group["lr"])
+        assert float(group["lr"]) == as_kept(SCHEDULE.lr_at(step, base_lr), group["lr"])
 
 
 def kept_base_lrs(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
@@ -61,7 +61,7 @@ def kept_base_lrs(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
 def test_the_rates_on_the_device_are_those_of_the_schedule(device, rate):
     optimizer = make_optimizer(device, [rate(base_lr, device) for base_lr in BASE_LRS], foreach=False)
     base_lrs, held = kept_base_lrs(optimizer), [group["lr"] for group in optimizer.param_groups]
-    scheduler = CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN)
+    scheduler = CosineRestartLR(optimizer, SCHEDULE)
     for step in range(NUM_STEPS):
         assert_rates(optimizer, step, base_lrs)
         optimizer.step()
@@ -75,7 +75,7 @@ def test_one_tensor_for_all_groups_and_floats_beside_tensors_have_their_rates(de
     shared = torch.tensor(0.1, device=device, dtype=torch.float64)
     optimizer = make_optimizer(device, [shared, 0.02, shared, torch.tensor(0.003, device=device)], foreach=False)
     base_lrs = kept_base_lrs(optimizer)
-    scheduler = CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN)
+    scheduler = CosineRestartLR(optimizer, SCHEDULE)
     for step in range(NUM_STEPS):
         assert_rates(optimizer, step, base_lrs)
         optimizer.step()
@@ -89,7 +89,7 @@ def test_a_saved_state_brings_the_rates_back(device, rate):
         make_optimizer(device, [rate(base_lr, device) for base_lr in BASE_LRS], foreach=False) for _ in range(2)
     ]
     base_lrs = kept_base_lrs(optimizers[0])
-    first, second = (CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN) for optimizer in optimizers)
+    first, second = (CosineRestartLR(optimizer, SCHEDULE) for optimizer in optimizers)
     optimizers[0].step()
     for _ in range(33):
         first.step()
@@ -109,7 +109,7 @@ def test_a_compiled_step_is_not_compiled_again_and_uses_each_rate(device):
         make_optimizer(device, [float32_rate(base_lr, device) for base_lr in BASE_LRS], capturable=on_gpu)
         for _ in range(2)
     ]
-    schedulers = [CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN) for optimizer in optimizers]
+    schedulers = [CosineRestartLR(optimizer, SCHEDULE) for optimizer in optimizers]
     backend = "inductor" if device.type == "cuda" else "eager"
     steps = [torch.compile(optimizers[0].step, backend=backend), optimizers[1].step]
     graphs = []
@@ -125,7 +125,7 @@ def test_a_compiled_step_is_not_compiled_again_and_uses_each_rate(device):
 
 def test_a_step_waits_for_nothing(cuda):
     optimizer = make_optimizer(cuda, [float32_rate(base_lr, cuda) for base_lr in BASE_LRS], capturable=True)
-    scheduler = CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN)
+    scheduler = CosineRestartLR(optimizer, SCHEDULE)
     optimizer.step()
     scheduler.step()
     torch.cuda.set_sync_debug_mode("error")
@@ -179,7 +179,7 @@ def test_a_captured_graph_sees_each_new_rate(cuda):
     optimizers = [
         make_optimizer(cuda, [float32_rate(base_lr, cuda) for base_lr in BASE_LRS], capturable=True) for _ in range(2)
     ]
-    schedulers = [CosineRestartLR(optimizer, SCHEDULE, eta_min=ETA_MIN) for optimizer in optimizers]
+    schedulers = [CosineRestartLR(optimizer, SCHEDULE) for optimizer in optimizers]
     captured, eager = optimizers
     side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())
