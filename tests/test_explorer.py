@@ -708,6 +708,22 @@ def test_every_control_has_a_name_for_screen_readers_and_the_picture_a_descripti
 
 
 @pytest.mark.slow
+def test_the_first_picture_is_one_answer_of_the_server_and_each_change_one_more(open_page):
+    page = open_page()
+
+    def num_answers():
+        asked = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        return sum(name.endswith("/component_server/") for name in asked)
+
+    assert num_answers() == 1
+    for num_changes, decay in enumerate(("0.5", "0.6", "0.7"), start=1):
+        shown = picture(page)
+        retype(page, "decay", decay)
+        open_page.until(lambda shown=shown: picture(page) != shown)
+        assert num_answers() == 1 + num_changes
+
+
+@pytest.mark.slow
 def test_the_page_asks_nobody_but_its_own_server(open_page, address):
     page = open_page()
     asked = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
