@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,33 +107,33 @@ def test_study_2_gives_each_contender_the_same_number_of_updates_on_each_kind_of
 
 @pytest.fixture(scope="module")
 def few_updates_of_study_3(tmp_path_factory):
-    """Its scale, a small text with other data, and the file of results."""
-    scale = replace(further.SCALE, budget=further.QUICK_BUDGET, size=further.QUICK_SIZE)
+    """Its rows, for any file of results, on a small text with other data, and the file of results."""
     kinds = [
-        text_task(name, [f"{word} {number}" * 20 for number in range(20)], 4, scale.size)
+        text_task(name, [f"{word} {number}" * 20 for number in range(20)], 4, further.QUICK_SIZE)
         for name, word in (("text", "a learning rate"), ("code", "return None"))
     ]
     path = tmp_path_factory.mktemp("further") / "further.jsonl"
-    measure_all([further.rows(kinds, scale, path)])
-    return scale, kinds, path
+    rows = partial(further.rows, kinds, further.QUICK_BUDGET, further.QUICK_SIZE)
+    measure_all([rows(path)])
+    return rows, path
 
 
 def test_study_3_makes_any_one_run_again_to_the_printed_digits(few_updates_of_study_3, tmp_path):
-    scale, kinds, path = few_updates_of_study_3
+    rows, path = few_updates_of_study_3
     lines, whole = path.read_text().splitlines(), lines_of(path)
     assert all({"model", "seed"} < {*line["run"]} and line["versions"] for line in whole)
     tuning, *_ = (index for index, line in enumerate(whole) if line["run"]["scenario"] == "tuning")
     for index in [tuning, *(index for index, line in enumerate(whole) if line["run"]["seed"] == 1)]:
         again = tmp_path / f"{index}.jsonl"
         again.write_text("".join(f"{line}\n" for line in lines[:index] + lines[index + 1 :]))
-        measure_all([further.rows(kinds, scale, again)])
+        measure_all([rows(again)])
         assert lines_of(again) == whole[:index] + whole[index + 1 :] + [whole[index]]
 
 
 def test_two_processes_that_share_study_3_make_each_run_once(few_updates_of_study_3, tmp_path):
-    scale, kinds, path = few_updates_of_study_3
+    rows, path = few_updates_of_study_3
     for half in (1, 2):
-        measure_all([further.rows(kinds, scale, tmp_path / f"{half}.jsonl", half)])
+        measure_all([rows(tmp_path / f"{half}.jsonl", half)])
     both = lines_of(tmp_path / "1.jsonl") + lines_of(tmp_path / "2.jsonl")
     assert sorted(both, key=str) == sorted(lines_of(path), key=str)
 
@@ -161,7 +162,7 @@ def test_study_3_says_for_each_decision_whether_it_held_by_pairs_of_seeds(few_up
 
 
 def test_the_model_of_study_3_is_as_large_as_it_says():
-    model = text_task("text", ["a text" * 100] * 20, 4, further.SCALE.size).make_model()
+    model = text_task("text", ["a text" * 100] * 20, 4, further.SIZE).make_model()
     assert 0.9e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.2e6
 
 
@@ -341,7 +342,7 @@ def test_a_study_says_how_long_it_takes(fine_tuned):
     [
         (known_end.BUDGET, 8),
         (Budget(), 8),
-        (further.SCALE.budget, 5),
+        (further.BUDGET, 5),
         (fine_tuning.SCALES["cpu"].budget, 6),
         (fine_tuning.SCALES["gpu"].budget, 6),
     ],

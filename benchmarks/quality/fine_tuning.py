@@ -55,7 +55,6 @@ from benchmarks.quality.training import (
     Study,
     estimate_or_measure,
     parse,
-    results_file,
 )
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
 
@@ -306,13 +305,13 @@ def blocks(
 
 
 def main() -> None:
-    arguments = parse(__doc__, SCALES)
+    arguments = parse(__doc__, "fine_tuning", SCALES)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     scale = SCALES[arguments.scale]
     if arguments.quick:
         scale = replace(scale, budget=QUICK_BUDGET, max_length=8)
-    records = Records(results_file("fine_tuning", arguments), (*PACKAGES, "peft", MODEL, REVIEWS))
+    records = Records(arguments.output, (*PACKAGES, "peft", MODEL, REVIEWS))
     estimate_or_measure(blocks(scale.kinds(), scale.budget, records, scale.settings(), arguments.half), arguments)
 
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.quality.moving_end import Contender, planned_paths
 from benchmarks.quality.tasks import Size, Task, load_code, load_text
-from benchmarks.quality.training import Budget, Records, Row, Study, estimate_or_measure, parse, results_file
+from benchmarks.quality.training import Budget, Records, Row, Study, estimate_or_measure, parse
 
 # The most important first.
 ROWS = [
@@ -42,50 +41,26 @@ ROWS = [
 SECOND_HALF = [Contender("cosine", 4), Contender("wsd_s")]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured, with which model, and the peak learning rates of the tuning grid."""
-
-    budget: Budget
-    size: Size
-    peak_lrs: tuple[float, ...]
-
-    def kinds(self) -> list[Task]:
-        """The text that training begins with, and the other data."""
-        arguments = self.budget.num_evaluation_blocks, self.size
-        return [replace(task, peak_lrs=self.peak_lrs) for task in (load_text(*arguments), load_code(*arguments))]
-
-    def settings(self) -> dict[str, Any]:
-        """What determines the numbers in the results, beside the run."""
-        return {
-            "model": self.size._asdict(),
-            "num_evaluation_blocks": self.budget.num_evaluation_blocks,
-            "device": platform.machine(),
-        }
-
-
-SCALE = Scale(
-    Budget(800, seeds=(0, 1, 2, 3, 4), num_evaluation_blocks=128),
-    Size(block_size=128, width=144, num_layers=4, num_heads=4, batch_size=4),
-    peak_lrs=(1e-3, 2e-3, 4e-3),
-)
-QUICK_BUDGET = Budget(
-    8, tuning_seeds=(100,), seeds=(0, 1), num_peak_lrs=1, max_grid_extensions=0, num_evaluation_blocks=4
-)
+BUDGET = Budget(800, seeds=(0, 1, 2, 3, 4), num_evaluation_blocks=128)
+SIZE = Size(block_size=128, width=144, num_layers=4, num_heads=4, batch_size=4)
+QUICK_BUDGET = Budget(8, (100,), (0, 1), num_peak_lrs=1, max_grid_extensions=0, num_evaluation_blocks=4)
 QUICK_SIZE = Size(block_size=32, width=32, num_layers=1, num_heads=2, batch_size=2)
 
 
-def rows(kinds: Sequence[Task], scale: Scale, path: Path, half: int | None = None) -> list[Row]:
+def rows(kinds: Sequence[Task], budget: Budget, size: Size, path: Path, half: int | None = None) -> list[Row]:
     """The rows of one of two processes that share the work, or all."""
-    study = Study(Records(path), kinds, scale.budget, planned_paths, scale.settings())
+    blocks = budget.num_evaluation_blocks
+    settings = {"model": size._asdict(), "num_evaluation_blocks": blocks, "device": platform.machine()}
+    study = Study(Records(path), kinds, budget, planned_paths, settings)
     return [(study, *row) for row in ROWS if half is None or (row[1] in SECOND_HALF) == (half == 2)]
 
 
 def main() -> None:
-    arguments = parse(__doc__)
-    scale = replace(SCALE, budget=QUICK_BUDGET, size=QUICK_SIZE) if arguments.quick else SCALE
-    path = results_file("further", arguments)
-    estimate_or_measure([rows(scale.kinds(), scale, path, arguments.half)], arguments)
+    arguments = parse(__doc__, "further")
+    budget, size = (QUICK_BUDGET, QUICK_SIZE) if arguments.quick else (BUDGET, SIZE)
+    texts = (load_text(budget.num_evaluation_blocks, size), load_code(budget.num_evaluation_blocks, size))
+    kinds = [replace(text, peak_lrs=text.peak_lrs[:3]) for text in texts]
+    estimate_or_measure([rows(kinds, budget, size, arguments.output, arguments.half)], arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Study 1: the number of steps is known, and schedules are compared at equal budgets.
 
     python -m benchmarks.quality.known_end            # all of it, on one core; continues where it was stopped
+    python -m benchmarks.quality.known_end --half 1   # the text; and at the same time, the images: --half 2
     python -m benchmarks.quality.known_end --quick    # the same code on a few updates, in under a minute
     python -m benchmarks.quality.report               # tables and pictures from the results
 
@@ -38,7 +39,6 @@ from benchmarks.quality.training import (
     log_probabilities,
     loss_and_accuracy,
     parse,
-    results_file,
     update,
 )
 from hf_warmcos import CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
@@ -177,12 +177,12 @@ def rows(tasks: list[Task], budget: Budget, path: Path) -> list[Row]:
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parse(__doc__, "known_end")
     budget = QUICK if arguments.quick else BUDGET
-    tasks = [load_text(budget.num_evaluation_blocks), load_images()]
-    if not arguments.quick:
-        tasks.append(load_images_for_long())
-    estimate_or_measure([rows(tasks, budget, results_file("known_end", arguments))], arguments)
+    images = [load_images()] if arguments.quick else [load_images(), load_images_for_long()]
+    halves = [[load_text(budget.num_evaluation_blocks)], images]
+    tasks = halves[arguments.half - 1] if arguments.half else [*halves[0], *images]
+    estimate_or_measure([rows(tasks, budget, arguments.output)], arguments)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ from benchmarks.quality.training import (
     Study,
     estimate_or_measure,
     parse,
-    results_file,
 )
 from hf_warmcos import CosineRestartSchedule
 
@@ -82,15 +81,6 @@ THEN = [
 ]
 
 
-def warmup(num_steps: int) -> list[float]:
-    return [step / num_steps for step in range(num_steps)]
-
-
-def one_minus_sqrt(num_steps: int) -> list[float]:
-    """The cooldown of Hägele et al. 2024."""
-    return [1 - math.sqrt(step / num_steps) for step in range(num_steps)]
-
-
 def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> list[float]:
     """The learning rate at each update up to the last end, as a fraction of the peak, without cooldowns.
 
@@ -103,8 +93,6 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     cosine = CosineRestartSchedule(
         planned * contender.plan - num_warmup_steps, num_cycles=1, warmup_steps=num_warmup_steps, warmup_mode="prefix"
     )
-    warm = warmup(num_warmup_steps)
-    stable = [*warm, *[1.0] * (total - num_warmup_steps)]
     stable_ratio = 0.8 if contender.name in ("wsd_s", "growing_wsd_s") else 0.0
     if contender.name == "cosine":
         return list(cosine.curve(planned * contender.plan))
@@ -116,7 +104,7 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     if contender.name == "low":
         return [*cosine.curve(planned), *[LOW_RATE] * (total - planned)]
     if contender.name == "wsd":
-        return stable
+        return [*(step / num_warmup_steps for step in range(num_warmup_steps)), *[1.0] * (total - num_warmup_steps)]
     if contender.name == "schedule_free":  # its optimizer warms up by itself
         return [1.0] * total
     # Restarts: a cycle to each end.
@@ -132,11 +120,9 @@ def rates(contender: Contender, ends: Sequence[int], num_warmup_steps: int) -> l
     return list(schedule.curve(total))
 
 
-def cooldown(contender: Contender, num_steps: int) -> list[float] | None:
-    """The learning rates of a cooldown, as fractions of the peak, or None for a schedule that has none."""
-    if contender.name == "wsd":
-        return one_minus_sqrt(num_steps)
-    return None
+def cooldown(num_steps: int) -> list[float]:
+    """The cooldown of Hägele et al. 2024, as fractions of the peak."""
+    return [1 - math.sqrt(step / num_steps) for step in range(num_steps)]
 
 
 def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, other_data: bool) -> list[Stages]:
@@ -153,11 +139,11 @@ def paths(contender: Contender, ends: Sequence[int], num_warmup_steps: int, othe
     trunk_length = wasted = 0
     for index, (start, end) in enumerate(pairwise([0, *ends])):
         data = int(other_data and index > 0)
-        cooldown_length = round(COOLDOWN_FRACTION * (end - wasted)) if cooldown(contender, 1) else 0
+        cooldown_length = round(COOLDOWN_FRACTION * (end - wasted)) if contender.name == "wsd" else 0
         next_trunk_length = end - wasted - cooldown_length
         pieces = [shares[trunk_length:next_trunk_length]]
         if cooldown_length:
-            pieces.append(cooldown(contender, cooldown_length) or [])
+            pieces.append(cooldown(cooldown_length))
         path, time = trunk, start
         for piece in pieces:
             times = range(time + 1, time + len(piece) + 1)
@@ -191,9 +177,9 @@ def load_both_images(budget: Budget) -> list[Task]:
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parse(__doc__, "moving_end")
     budget = QUICK if arguments.quick else Budget()
-    records = Records(results_file("moving_end", arguments))
+    records = Records(arguments.output)
     studies = [
         Study(records, load(budget), budget, planned_paths)
         for half, load in enumerate((load_texts, load_both_images), start=1)

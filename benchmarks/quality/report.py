@@ -4,17 +4,6 @@
 
 packs the raw results, and writes the tables and numbers of docs/when-to-use.md and docs/results.md. On the pages, each
 table or number stands between two comments with its name: none is typed by hand.
-
-| name on the page | function | a row for each | the numbers |
-| --- | --- | --- | --- |
-| fine-tuning decisions | `fine_tuning_decisions` | decision | difference in test loss, for each kind of training |
-| decisions | `decision_table` | decision | difference in test loss, on each task of study 2 |
-| fine-tuning | `fine_tuning_table` | contender of study 4 | loss and accuracy at the end, and of the best checkpoint |
-| arguments | `argument_table` | changed argument | what the change does to the final loss |
-| known end | `known_end_table` | schedule of study 1 | final loss, on each task |
-| ensembles | `ensemble_table` | setting of study 1 | loss of the last checkpoint, and of an ensemble minus it |
-| same data | `same_data_table` | way to continue | loss at N, 2 N and 4 N updates |
-| other data | `other_data_table` | way to continue | loss on the new and on the old data |
 """
 
 from __future__ import annotations
@@ -473,7 +462,8 @@ def decision_table(frames: dict[str, pd.DataFrame]) -> str:
     further = decisions(frames["further"])
 
     def at_the_end(task: str) -> Estimate:
-        return minus_cosine(frames["known_end"], task)["`decay=1, T_mult=2`"]
+        final = by_seed(tests_of(frames["known_end"], task), "loss", SETTING)
+        return estimate(final["`decay=1, T_mult=2`", True] - final["`cosine`", True])
 
     rows = []
     for what, difference in decisions(frames["moving_end"], at_the_end).items():
@@ -482,12 +472,6 @@ def decision_table(frames: dict[str, pd.DataFrame]) -> str:
         rows.append([what, *verdict_and_differences(by_task), held_in_study_3])
     header = ["situation", "verdict", *(f"`{task}`" for task in SECOND_TASKS), "`text`, held at 5 times the length"]
     return markdown_table(header, rows, num_text_columns=2)
-
-
-def minus_cosine(frame: pd.DataFrame, task: str) -> dict[str, Estimate]:
-    """Each schedule's final loss minus the cosine's, both with warmup."""
-    final = by_seed(tests_of(frame, task), "loss", SETTING).xs(True, axis=1, level="warmup")
-    return {name: estimate(final[name] - final["`cosine`"]) for name in final}
 
 
 def read(raw: Path) -> dict[str, pd.DataFrame]:
@@ -499,9 +483,8 @@ def read(raw: Path) -> dict[str, pd.DataFrame]:
 def figures(raw: Path) -> dict[str, str]:
     """All that the pages may show, by the name that their comments give it."""
     frames = read(raw)
-    known, moving = frames["known_end"], frames["moving_end"]
+    known, moving, tuned = frames["known_end"], frames["moving_end"], frames["fine_tuning"]
     shown = {name: measurements(raw / f"{name}.jsonl") for name in STUDIES}
-    tuned = frames["fine_tuning"]
     shown |= {"fine-tuning decisions": fine_tuning_decisions(tuned), "fine-tuning": fine_tuning_table(tuned)}
     shown |= {"decisions": decision_table(frames), "arguments": argument_table(known)}
     shown |= {"known end": known_end_table(known), "ensembles": ensemble_table(known)}

@@ -346,7 +346,7 @@ def estimated_hours(blocks: Sequence[Sequence[Row]]) -> float:
     return seconds / 3600
 
 
-def parse(description: str | None, scales: Iterable[str] = ("cpu",)) -> argparse.Namespace:
+def parse(description: str | None, name: str, scales: Iterable[str] = ("cpu",)) -> argparse.Namespace:
     """The arguments of a study; sets up torch so that a seed gives the same numbers again."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=[*scales], default="cpu", help="the machine (default: %(default)s)")
@@ -360,15 +360,11 @@ def parse(description: str | None, scales: Iterable[str] = ("cpu",)) -> argparse
             parser.error("Expected a GPU for --scale gpu, but torch sees none")
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
+        name += "-gpu"
+    default = Path("output") / f"{name}-quick.jsonl" if arguments.quick else RESULTS / f"{name}.jsonl"
+    arguments.output = arguments.output or default
     torch.set_num_threads(1)  # sums are then always taken in the same order
     return arguments
-
-
-def results_file(name: str, arguments: argparse.Namespace) -> Path:
-    """Where a study writes."""
-    name += "-gpu" * (arguments.scale == "gpu")
-    quick, usual = Path("output") / f"{name}-quick.jsonl", RESULTS / f"{name}.jsonl"
-    return arguments.output or (quick if arguments.quick else usual)
 
 
 def estimate_or_measure(blocks: Sequence[Sequence[Row]], arguments: argparse.Namespace) -> None:
