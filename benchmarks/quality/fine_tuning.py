@@ -127,14 +127,10 @@ class Contender:
 
     def new_cycle(self, budget: Budget) -> tuple[float, ...]:
         """The learning rates of the cycle on new data, as fractions of the first peak."""
-        cycle = CosineRestartSchedule(
-            budget.num_updates,
-            num_cycles=1,
-            stable_ratio=self.stable_ratio,
-            warmup_steps=budget.num_warmup_steps if self.restart_warmup else 0,
-            warmup_mode="every_cycle",
-        )
-        return tuple(float(rate) * (self.restart or 1.0) for rate in cycle.curve(budget.num_updates))
+        warmup_steps = budget.num_warmup_steps if self.restart_warmup else 0
+        cycle = {"steps": budget.num_updates, "peak": self.restart or 1.0, "warmup_steps": warmup_steps}
+        schedule = CosineRestartSchedule(cycles=[cycle], stable_ratio=self.stable_ratio)
+        return tuple(map(float, schedule.curve(budget.num_updates)))
 
 
 PLATEAU = Contender("hf_warmcos", stable_ratio=0.8)
