@@ -34,7 +34,7 @@ def quick_runs(tmp_path_factory):
     }
     finished = {}
     for name, run in runs.items():
-        printed, errors = run.communicate(timeout=240)
+        printed, errors = run.communicate(timeout=600)
         assert run.returncode == 0, errors
         finished[name] = (printed, json.loads((output / f"{name}.json").read_text()))
     return finished

@@ -262,7 +262,7 @@ def test_two_machines_with_a_launcher_each_use_the_rates_of_one_process(tmp_path
         )
         for rank in range(2)
     ]  # fmt: skip
-    outputs = [launcher.communicate(timeout=120)[0] for launcher in launchers]
+    outputs = [launcher.communicate(timeout=600)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
     for rank in range(2):
         (result,) = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -268,7 +268,7 @@ def test_links_and_header_have_a_contrast_of_at_least_4_5(browser, dark):
 )
 def test_the_search_finds_what_people_type(browser, query, page):
     driver = browser(f"?q={quote_plus(query)}")
-    found = WebDriverWait(driver, 20).until(
+    found = WebDriverWait(driver, 120).until(
         lambda _: driver.find_elements(By.CSS_SELECTOR, ".md-search-result__link[href]")
     )
     pages = dict.fromkeys(urlsplit(link.get_attribute("href")).path for link in found)

@@ -68,7 +68,7 @@ def open_page(browser, address):
         return browser
 
     def until(condition):
-        return WebDriverWait(browser, 20, poll_frequency=0.02).until(lambda _: condition())
+        return WebDriverWait(browser, 120, poll_frequency=0.02).until(lambda _: condition())
 
     open_page.until = until
     return open_page
@@ -115,7 +115,7 @@ def copied_by(browser, action):
     """What a button puts on the clipboard."""
     browser.execute_async_script("navigator.clipboard.writeText('').then(arguments[0])")
     press(browser, action)
-    return WebDriverWait(browser, 10).until(
+    return WebDriverWait(browser, 120).until(
         lambda _: browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
     )
 

@@ -185,7 +185,7 @@ class TestRates:
         for process in group:
             process.start()
         for process in group:
-            process.join(timeout=120)
+            process.join(timeout=600)
         assert [process.exitcode for process in group] == [0, 0]
         schedule = CosineRestartSchedule.fit(20, 4, decay=0.75, warmup_steps=4)
         results = [torch.load(tmp_path / f"result_{rank}.pt") for rank in range(2)]
@@ -695,7 +695,7 @@ class TestKilled:
 
         def finish(output_dir):
             process = start(output_dir)
-            process.join(timeout=120)
+            process.join(timeout=600)
             assert process.exitcode == 0
 
         finish(left_alone)
@@ -706,7 +706,7 @@ class TestKilled:
                 time.sleep(0.0005)
             time.sleep(random.uniform(0, 0.006))
             process.kill()
-            process.join(timeout=60)
+            process.join(timeout=600)
             assert process.exitcode == -9
             num_torn += any(find_incomplete_file(folder) for folder in trainer_checkpoints(killed)[:1])
         finish(killed)

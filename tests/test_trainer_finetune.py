@@ -112,7 +112,7 @@ def test_the_script_learns_the_language_reference_offline(tmp_path):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert completed.returncode == 0, completed.stderr
     # Untrained, a byte costs log(384) = 5.95.
