@@ -331,6 +331,19 @@ def test_the_cycle_on_new_data_has_its_own_peak_and_warmup():
     assert warm_half[budget.num_warmup_steps] == max(warm_half) == 0.5
 
 
+def test_no_sentence_of_the_new_data_is_both_trained_on_and_tested_on():
+    (train, train_labels), (test, test_labels) = fine_tuning.sentences(600)
+    assert len(train) == 600
+    assert not {*train} & {*test}
+    assert len({*train, *test}) == len(train) + len(test)
+    assert {*train_labels} == {*test_labels} == {*range(fine_tuning.NUM_TOPICS)}
+
+
+def test_a_package_that_study_4_lacks_is_named():
+    with pytest.raises(SystemExit, match="Expected the package 'no-such-package', but it is not installed: see bench"):
+        fine_tuning.folder("no-such-package")
+
+
 def test_a_study_says_how_long_it_takes(fine_tuned):
     kinds, budget, path = fine_tuned
     blocks = fine_tuning.blocks(kinds, budget, Records(path), {})

@@ -168,13 +168,14 @@ def folder(package: str) -> Path:
 
 
 def reviews() -> tuple[Texts, Texts]:
-    """The reviews to train on, and those to test on, with their ratings."""
-    splits = []
+    """The reviews to train on, and those to test on, with their ratings. None is in both."""
+    splits: list[Texts] = []
     with zipfile.ZipFile(folder(REVIEWS) / "assets" / "drugsCom.zip") as archive:
         for name in ("drugsComTrain.tsv", "drugsComTest.tsv"):
-            rows = [*csv.DictReader(io.StringIO(archive.read(name).decode()), delimiter="\t")]
-            texts = [html.unescape(row["review"]).strip('"') for row in rows]
-            splits.append((texts, [RATINGS.index(row["rating"]) for row in rows]))
+            rows = csv.DictReader(io.StringIO(archive.read(name).decode()), delimiter="\t")
+            rated = [(html.unescape(row["review"]).strip('"'), RATINGS.index(row["rating"])) for row in rows]
+            kept = [pair for pair in rated if not splits or pair[0] not in splits[0][0]]
+            splits.append(([text for text, _ in kept], [rating for _, rating in kept]))
     return splits[0], splits[1]
 
 
