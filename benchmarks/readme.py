@@ -24,6 +24,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks import migration
 from benchmarks.documents import markdown_table, write_figures
 from benchmarks.optimizers import (
     lightning_frequency,
@@ -183,6 +184,7 @@ DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/speed.md": (step_cost, other_costs),
     "docs/optimizers.md": (optimizers_by_kind, lightning_frequency, optimizers_as_expected, optimizer_figures),
     "docs/command-line.md": (command_help, plot_help, table_help, run_help),
+    "docs/migrate.md": (migration.tested, migration.schedulers, migration.commands),
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 _RISE = '`num_warmup_steps`, with `warmup_mode="every_cycle"`'
 _START = "`warmup_lr_rate`, as a fraction of the initial learning rate"
+_DECAY = "`stable_ratio` of each cycle, in `cycles`: the fraction of its steps before the decay"
 _LR = "the optimizer's `lr`"
 
 ELSEWHERE = {
@@ -26,7 +27,15 @@ ELSEWHERE = {
         "num_decay_steps": "`T_0`, which is stable + decay, with `num_cycles=1`",
         "min_lr_ratio": "`min_lr_rate`",
     },
-    "katsura-jp `CosineAnnealingWarmupRestarts`": {
+    "katsura-jp and pytorch_optimizer `CosineAnnealingWarmupRestarts`": {
+        "first_cycle_steps": "`T_0`",
+        "cycle_mult": "`T_mult`",
+        "warmup_steps": _RISE,
+        "max_lr": _LR,
+        "min_lr": "`min_lr`",
+        "gamma": "`decay`",
+    },
+    "pytorch-scheduler `CosineAnnealingWarmupRestarts`": {
         "first_cycle_steps": "`T_0`",
         "cycle_mult": "`T_mult`",
         "warmup_steps": _RISE,
@@ -53,6 +62,7 @@ ELSEWHERE = {
         "cycle_period": "`T_0`",
         "cycle_mult": "`T_mult`",
         "warmup_period": _RISE,
+        "warmup_once": "`warmup_steps` of the first cycle, in `cycles`",
         "max_lr": _LR,
         "min_lr": "`min_lr`",
         "gamma": "`decay`",
@@ -130,9 +140,20 @@ ELSEWHERE = {
         "period_lengths": "`cycles`",
         "period_lr_multipliers": "`cycles`, as `[[length, multiplier], …]`",
         "decay_fraction": "`stable_ratio`, which is 1 - decay_fraction",
+        "decay": _DECAY,
         "decay_min_lr": "`min_lr`",
         "warmup": '`num_warmup_steps`, with `warmup_mode="overlap"`',
         "warmup_min_lr": _START,
+    },
+    "levanter `OptimizerConfig`": {
+        "learning_rate": _LR,
+        "num_train_steps": "`num_training_steps`",
+        "cycles": "`num_cycles`",
+        "cycle_length": "`T_0`",
+        "warmup": "`num_warmup_steps`",
+        "rewarmup": "`warmup_steps` of each later cycle, in `cycles`",
+        "decay": _DECAY,
+        "min_lr_ratio": "`min_lr_rate`",
     },
 }
 
@@ -147,7 +168,6 @@ COMMANDS = {
     "n_cycles": "`num_cycles`",
     "num_restarts": "`num_cycles`, which is the number of restarts plus 1",
     "num_warmup_epochs": "`num_warmup_steps`, in optimizer updates",
-    "rewarmup": "`warmup_steps` of the cycle, in `cycles`",
     "warmup_epochs": "`num_warmup_steps`, in optimizer updates",
     "warmup_iters": "`num_warmup_steps`",
     "warmup_ratio": "`num_warmup_steps`, in optimizer updates",

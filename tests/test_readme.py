@@ -66,7 +66,9 @@ def test_ci_runs_its_two_commands_word_for_word():
         assert f"    '{command}'" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/speed.md", "docs/optimizers.md", "docs/command-line.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/speed.md", "docs/optimizers.md", "docs/command-line.md", "docs/migrate.md"]
+)
 def test_figures_and_help_are_those_of_today(document, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     readme = importlib.import_module("benchmarks.readme")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-import math
 import os
 import re
 import shlex
@@ -21,9 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from hf_warmcos import (
-    CosineAnnealingWarmRestartsWithDecayAndLinearWarmup,
     CosineRestartSchedule,
-    get_cosine_restarts_with_decay_and_warmup_schedule,
     unregister,
 )
 
@@ -293,133 +290,6 @@ def test_every_section_says_whether_it_is_tested_and_the_table_leads_to_it(secti
 def test_no_line_of_code_is_too_wide_for_the_page(page):
     for block in re.findall(r"^ *```\w+\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE):
         assert max(map(len, block.splitlines())) <= 88
-
-
-class TestMigrate:
-    NUM_STEPS = 120
-
-    def rates(self, scheduler_class=CosineAnnealingWarmRestartsWithDecayAndLinearWarmup, **arguments):
-        optimizer = adamw()
-        return scheduler_rates(scheduler_class(optimizer, **arguments), optimizer, self.NUM_STEPS)
-
-    def test_torch(self):
-        arguments = {"T_0": 10, "T_mult": 2, "eta_min": 1e-4}
-        torchs = self.rates(torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, **arguments)
-        assert self.rates(**arguments) == torchs
-
-    def test_transformers(self):
-        from transformers import get_cosine_with_hard_restarts_schedule_with_warmup
-
-        arguments = {"num_warmup_steps": 20, "num_training_steps": 120, "num_cycles": 4}
-        assert self.rates(get_cosine_restarts_with_decay_and_warmup_schedule, **arguments) == pytest.approx(
-            self.rates(get_cosine_with_hard_restarts_schedule_with_warmup, **arguments), rel=1e-12, abs=1e-15
-        )
-
-    @staticmethod
-    def warmed_up_in_each_cycle(cycles, warmup_steps, min_lr):
-        """The formula of katsura-jp and of LoRA Easy: cycles as their steps and their peak."""
-        for length, peak in cycles:
-            for step in range(length):
-                if step < warmup_steps:
-                    yield min_lr + (peak - min_lr) * step / warmup_steps
-                else:
-                    angle = math.pi * (step - warmup_steps) / (length - warmup_steps)
-                    yield min_lr + (peak - min_lr) * (1 + math.cos(angle)) / 2
-
-    @pytest.mark.parametrize(("warmup_steps", "cycle_mult"), [(5, 1), (0, 2), (5, 2)])
-    def test_katsura_jp_and_lora_easy(self, warmup_steps, cycle_mult):
-        first_cycle_steps, min_lr, gamma = 20, 1e-4, 0.5
-        lengths = [(first_cycle_steps - warmup_steps) * cycle_mult**k + warmup_steps for k in range(8)]
-        cycles = [(length, BASE_LR * gamma**k) for k, length in enumerate(lengths)]
-        theirs = [*self.warmed_up_in_each_cycle(cycles, warmup_steps, min_lr)][: self.NUM_STEPS]
-        if warmup_steps and cycle_mult != 1:
-            ours = self.rates(
-                get_cosine_restarts_with_decay_and_warmup_schedule,
-                num_warmup_steps=warmup_steps,
-                cycles=[[length, gamma**k] for k, length in enumerate(lengths)],
-                min_lr=min_lr,
-                warmup_mode="every_cycle",
-            )
-        else:
-            ours = self.rates(
-                T_0=first_cycle_steps,
-                T_mult=cycle_mult,
-                decay=gamma,
-                eta_min=min_lr,
-                warmup_steps=warmup_steps,
-                warmup_mode="every_cycle",
-            )
-        assert ours == pytest.approx(theirs, rel=1e-12)
-
-    def test_timm(self):
-        """timm's formula, as `_get_lr` of its CosineLRScheduler computes it with a warmup as a prefix."""
-        t_initial, cycle_mul, cycle_decay, cycle_limit, lr_min, warmup_t, warmup_lr_init = 10, 2, 0.5, 3, 1e-4, 7, 1e-3
-        theirs = []
-        for step in range(self.NUM_STEPS):
-            if step < warmup_t:
-                theirs.append(warmup_lr_init + step * (BASE_LR - warmup_lr_init) / warmup_t)
-                continue
-            t = step - warmup_t
-            i = math.floor(math.log(1 - t / t_initial * (1 - cycle_mul), cycle_mul))
-            t_i = cycle_mul**i * t_initial
-            t_curr = t - (1 - cycle_mul**i) / (1 - cycle_mul) * t_initial
-            lr_max = BASE_LR * cycle_decay**i
-            cosine = lr_min + 0.5 * (lr_max - lr_min) * (1 + math.cos(math.pi * t_curr / t_i))
-            theirs.append(cosine if i < cycle_limit else lr_min)
-        ours = self.rates(
-            get_cosine_restarts_with_decay_and_warmup_schedule,
-            num_warmup_steps=7,
-            T_0=10,
-            T_mult=2,
-            num_cycles=3,
-            decay=0.5,
-            min_lr=1e-4,
-            warmup_lr_rate=1e-3 / BASE_LR,
-        )
-        assert ours == pytest.approx(theirs, rel=1e-12)
-
-    def test_mmengine(self):
-        """Its formula, which it applies to the learning rate of the step before."""
-        periods, restart_weights, eta_min = [20, 30, 40], [1, 0.5, 0.75], 1e-4
-        theirs = []
-        for period, weight in zip(periods, restart_weights):
-            theirs.append(BASE_LR * weight)
-            for step in range(1, period):
-                cosines = [1 + math.cos(math.pi * s / period) for s in (step, step - 1)]
-                theirs.append(cosines[0] / cosines[1] * (theirs[-1] - eta_min) + eta_min)
-        ours = self.rates(
-            get_cosine_restarts_with_decay_and_warmup_schedule,
-            num_warmup_steps=0,
-            cycles=[[period, weight] for period, weight in zip(periods, restart_weights)],
-            min_lr=eta_min,
-        )
-        assert ours[: sum(periods)] == pytest.approx(theirs, rel=1e-9)
-
-    def test_optax(self):
-        cycles = [(20, BASE_LR), (30, BASE_LR), (40, 0.5 * BASE_LR)]
-        theirs = [*self.warmed_up_in_each_cycle(cycles, 5, 0.0)]
-        ours = self.rates(
-            get_cosine_restarts_with_decay_and_warmup_schedule,
-            num_warmup_steps=5,
-            cycles=[20, 30, [40, 0.5]],
-            warmup_mode="every_cycle",
-        )
-        assert ours[:90] == pytest.approx(theirs, rel=1e-12)
-
-    def test_olmo_core(self):
-        period_lengths, decay_fraction = [20, 30, 40], 0.25
-        at_peak = []
-        for length in period_lengths:
-            decay_steps = round(decay_fraction * length)
-            # A cosine starts at its peak, so that the first step of each decay is at the peak too.
-            at_peak += [True] * (length - decay_steps + 1) + [False] * (decay_steps - 1)
-        ours = self.rates(
-            get_cosine_restarts_with_decay_and_warmup_schedule,
-            num_warmup_steps=0,
-            cycles=period_lengths,
-            stable_ratio=1 - decay_fraction,
-        )
-        assert [rate == BASE_LR for rate in ours[: sum(period_lengths)]] == at_peak
 
 
 if __name__ == "__main__":
