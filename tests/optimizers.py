@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import torch
+
+# Arguments of each kind, with each way to warm up.
+SETTINGS = [
+    {"T_0": 10},
+    {"T_0": 10, "decay": 0.75, "warmup_steps": 25},
+    {"T_0": 5, "T_mult": 2, "decay": 0.5, "warmup_steps": 3, "warmup_mode": "every_cycle", "eta_min": 0.001},
+    {"T_0": 7, "T_mult": 1.5, "decay": 0.9, "warmup_steps": 4, "warmup_mode": "prefix", "num_cycles": 3},
+    {"T_0": 8, "warmup_steps": 12, "warmup_lr_rate": 0.1, "eta_min_rate": 0.2, "num_cycles": 2},
+    {"T_0": 20, "T_mult": 0.5, "num_cycles": 3, "warmup_steps": 4, "warmup_mode": "every_cycle"},
+]
 
 
 def parameter_group(lr: Any = 0.1) -> dict[str, Any]:
@@ -30,3 +41,11 @@ def advance(optimizer: torch.optim.Optimizer, scheduler: Any, steps: int = 1) ->
         used.append(rates_of(optimizer))
         scheduler.step()
     return used
+
+
+def torch_saved_and_loaded(state: Any) -> Any:
+    """A state as a checkpoint holds it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 
 VOCAB_SIZE = 32
 BASE_LR = 1e-2
+FOUR_CYCLES = {"num_cycles": 4, "decay": 0.75}
 
 # Processes that are forked from one that has imported what takes its time start fast.
 processes = warm_context()
@@ -83,6 +84,21 @@ def training_arguments(output_dir: str | Path, arguments_class: Any = TrainingAr
 def logged_rates(trainer: Trainer) -> list[float]:
     """The rate of each step, from the Trainer's log."""
     return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def train(
+    output_dir: Path, trainer_class: Any = WarmCosTrainer, num_rows: int = 64, model: Any = None, **arguments: Any
+) -> Any:
+    """A Trainer that has trained, the small model where no other is given."""
+    args = training_arguments(output_dir, **arguments)
+    trainer = trainer_class(causal_lm() if model is None else model, args, train_dataset=token_rows(num_rows))
+    trainer.train()
+    return trainer
+
+
+def rates_of(schedule: CosineRestartSchedule, num_steps: int, base_lr: float = BASE_LR) -> list[float]:
+    """The learning rates of the first steps."""
+    return [schedule.lr_at(step, base_lr) for step in range(num_steps)]
 
 
 def train_and_keep_result(output_dir: str, resume_from_checkpoint: str | bool = False, **arguments: Any) -> None:
