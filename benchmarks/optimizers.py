@@ -83,6 +83,8 @@ def optimizers(*packages: str) -> Iterator[tuple[str, str, Factory]]:
         module = importlib.import_module(module_name)
         names = listed.split() or [module.load_optimizer(name).__name__ for name in module.get_supported_optimizers()]
         for name in names:
+            if not hasattr(module, name):  # an older release
+                continue
             factory = getattr(module, name)
             yield distribution, name, factory
             for *of, arguments in WITH_ARGUMENTS:
