@@ -155,7 +155,31 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
     num_training_steps = None if num_training_steps is None else int(num_training_steps)
     for doubt in doubts(schedule, num_training_steps, scheduler.base_lrs):
         warnings.warn(doubt, UserWarning, stacklevel=3)
+    if fact := _fact_about(optimizer):
+        message = f"With {type(getattr(optimizer, 'optimizer', optimizer)).__name__}, {fact}. See docs/optimizers.md."
+        warnings.warn(message, UserWarning, stacklevel=3)
     return scheduler
+
+
+# Optimizers with which the schedule does not do what one expects: package, class, what happens.
+# `python -m benchmarks.optimizers` measures it.
+_FACTS = {
+    ("torch", "Rprop"): "the learning rate has no effect",
+    ("pytorch_optimizer", "AdaFactor"): "the learning rate has no effect unless you pass relative_step=False",
+    ("pytorch_optimizer", "ASGD"): "a learning rate of 0 is an error: set warmup_lr_rate and min_lr_rate",
+    ("pytorch_optimizer", "FTRL"): "each change of the learning rate moves the weights far",
+    ("pytorch_optimizer", "Gravity"): "a learning rate of 0 at the first update is an error: set warmup_lr_rate",
+    ("dadaptation", "DAdaptSGD"): "a learning rate of 0 is an error: set warmup_lr_rate and min_lr_rate",
+}
+
+
+def _fact_about(optimizer: Optimizer) -> str | None:
+    kind = type(getattr(optimizer, "optimizer", optimizer))
+    if "ScheduleFree" in kind.__name__:
+        return "updates at a low learning rate count in the average of the weights as much as others"
+    if optimizer.param_groups[0].get("relative_step") is False:
+        return None
+    return _FACTS.get((kind.__module__.partition(".")[0], kind.__name__))
 
 
 class _LayerWiseGroups(Optimizer):

@@ -45,6 +45,18 @@ def test_an_optimizer_does_with_the_learning_rate_what_the_page_says(package, na
     assert again["half"] == pytest.approx(record["half"], abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("package", "name"), [("torch.optim", "Rprop"), ("torch.optim", "AdamW"), ("schedulefree", "SGDScheduleFree")]
+)
+def test_a_warning_names_an_optimizer_that_does_not_follow_the_schedule(package, name):
+    module = pytest.importorskip(package)
+    optimizer = getattr(module, name)([parameter_group()])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        get_cosine_restarts_with_decay_and_warmup_schedule(optimizer, 2, 10)
+    assert [str(of.message).split(",")[0] for of in caught] == [f"With {name}"] * (name != "AdamW")
+
+
 @pytest.mark.parametrize("fact", [page.cap_of_adafactor, page.rounded_decay, page.groups_of_post_local_sgd])
 def test_a_fact_about_torch_is_the_one_on_the_page(fact):
     assert fact() == page.read()["facts"][fact.__name__]
