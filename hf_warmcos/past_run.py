@@ -66,7 +66,7 @@ class PastRun(NamedTuple):
     def compare(self, schedule: CosineRestartSchedule, base_lr: float = 1.0) -> Comparison:
         """Compare each logged learning rate with the schedule's.
 
-        Update n uses the learning rate of step n - 1, and today's Trainer logs it as step n. Up to transformers 4.48,
+        Update n uses the learning rate of step n - 1, and today's Trainer logs it as step n. Up to transformers 4.50,
         and in loops that log after `scheduler.step()`, step n has the learning rate of step n. A log does not say which
         it is, so the reading counts that agrees with the schedule for longer.
 
