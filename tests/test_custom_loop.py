@@ -16,6 +16,7 @@ def run_custom_loop() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("datasets")
 def test_the_loop_learns_and_evaluates_at_the_end_of_each_of_its_three_cycles(tmp_path):
     output = Run(tmp_path / "log", entry=run_custom_loop).succeed()
     ends = [int(step) for step in re.findall(r"end of a cycle at step (\d+)", output)]

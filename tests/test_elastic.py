@@ -36,7 +36,7 @@ from safetensors.torch import load_file
 
 from hf_warmcos import CosineRestartSchedule
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.needs("datasets")]
 
 NUM_UPDATES = 100  # more than twenty runs do before they are killed
 SCHEDULE = CosineRestartSchedule.fit(NUM_UPDATES, num_cycles=3, warmup_steps=5, decay=0.75)

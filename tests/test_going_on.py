@@ -233,6 +233,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "resume-and-extend.md"
 
 
 @pytest.mark.slow
+@pytest.mark.needs("datasets")
 class TestOfTheAccelerateExample:
     EXTENDED = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=3).extend(44, 2, decay=0.5)
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.needs("build", "hatchling", "twine")
 
 
 def run(*command: str | Path, **options) -> str:
@@ -136,6 +137,11 @@ def test_a_python_that_is_asked_for_and_missing_is_a_failure():
     asked = subprocess.run([ROOT / ".ci" / "versions", "3.99", "highest"], capture_output=True, text=True)
     assert asked.returncode != 0
     assert "3.99" in asked.stderr
+
+
+def test_no_file_of_tests_has_more_than_500_lines():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
 def test_a_version_bound_stands_once():

@@ -321,6 +321,7 @@ EXPECTED = CosineRestartSchedule.fit(70, 3, T_mult=2, warmup_mode="prefix")
 
 
 @pytest.mark.slow
+@pytest.mark.needs("datasets")
 class TestWhereTheScheduleIs:
     def test_in_every_process_that_a_script_starts(self, tmp_path):
         cache = {"HF_DATASETS_CACHE": str(tmp_path)}
@@ -330,6 +331,7 @@ class TestWhereTheScheduleIs:
         assert answers == [str(EXPECTED)] * 6
         assert SAID not in stderr
 
+    @pytest.mark.needs("deepspeed")
     @pytest.mark.parametrize("inside", [False, True], ids=["in front", "inside"])
     def test_in_the_processes_of_the_deepspeed_command(self, inside):
         launch = [Path(sys.executable).with_name("deepspeed"), "--num_accelerators=2", f"--master_port={free_port()}"]
@@ -432,6 +434,7 @@ class TestEachUpdateHasTheSchedulesLearningRate:
             *others,
         ]
 
+    @pytest.mark.needs("trl")
     def test_trl_sft_and_resumed_on_two_processes(self, tmp_path):
         make_tiny_model(tmp_path / "model")
         (tmp_path / "data").mkdir()
@@ -450,6 +453,7 @@ class TestEachUpdateHasTheSchedulesLearningRate:
         self.train(*RUN, *SCHEDULE, *TRL, *arguments, resume, "--accelerate_config", *DDP[1:])
         assert self.logged_rates(tmp_path) == expected_rates()
 
+    @pytest.mark.needs("datasets")
     def test_torchrun_and_resumed_as_a_script(self, tmp_path):
         script = [SCRIPTS / "train_clm.py", f"--train_file={make_text(tmp_path / 'text.txt')}"]
         script += self.trainer_arguments(tmp_path)
@@ -471,6 +475,7 @@ class TestEachUpdateHasTheSchedulesLearningRate:
         rates = [json.loads(line) for line in (tmp_path / "rates.jsonl").read_text().splitlines()]
         assert rates == expected_rates(2)
 
+    @pytest.mark.needs("diffusers")
     def test_inside_accelerate_launch_with_a_script_of_diffusers_shape(self, tmp_path):
         script = [
             SCRIPTS / "train_diffusion.py",

@@ -105,6 +105,7 @@ def test_a_run_that_was_killed_while_it_saved_continues_from_the_checkpoint_befo
 
 
 @pytest.mark.slow
+@pytest.mark.needs("datasets")
 def test_the_script_learns_the_language_reference_offline(tmp_path):
     options = ["--max_steps=8", "--warmup_steps=1", '--lr_scheduler_kwargs={"num_cycles": 1}', "--block_size=64"]
     completed = subprocess.run(
