@@ -158,6 +158,11 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
     if fact := _fact_about(optimizer):
         message = f"With {type(getattr(optimizer, 'optimizer', optimizer)).__name__}, {fact}. See docs/optimizers.md."
         warnings.warn(message, UserWarning, stacklevel=3)
+    if scaled := sum(group.get("lr_scale", 1) != 1 for group in scheduler.optimizer.param_groups):
+        message = (
+            f"{scaled} parameter groups have an lr_scale, which no scheduler uses: multiply lr by it and remove it."
+        )
+        warnings.warn(message, UserWarning, stacklevel=3)
     return scheduler
 
 
