@@ -27,6 +27,7 @@ REASONS = (
     r"torch \S+ (cannot combine its own schedulers so|puts other tensors in the place of the rates)",
     r"transformers loads no checkpoint with a torch before 2\.6",
     r"transformers 4 has another way for it",
+    r"transformers \S+ has no (reduce_lr_on_plateau|greedy)",
     r"no permission to mount a read-only folder",
 )
 
