@@ -36,7 +36,14 @@ from itertools import chain
 from typing import Any
 
 from hf_warmcos import __version__
-from hf_warmcos.options import Parser, add_schedule_options, add_training_options, drop_output, schedule_arguments
+from hf_warmcos.options import (
+    Parser,
+    add_schedule_options,
+    add_training_options,
+    drop_output,
+    number,
+    schedule_arguments,
+)
 from hf_warmcos.overview import YSCALES, CycleRow, Plan, cycle_table, plan
 from hf_warmcos.past_run import Comparison, PastRun
 
@@ -82,17 +89,18 @@ def main(argv: list[str] | None = None) -> int:
         return run(arguments[1:])
     parser, commands = parsers()
     options = parser.parse_args(arguments or ["--help"])
-    comparison = None
+    comparisons: list[Comparison] = []
     try:
-        past_run = None if options.past_run is None else PastRun.read(options.past_run)
-        planned = _plan(options, past_run)
-        if past_run is not None:
-            comparison = past_run.compare(planned.schedule, planned.base_lr)
+        if options.past_run is None and options.logging_steps is not None:
+            raise ValueError("give --from with --logging_steps")
+        past_runs = [] if options.past_run is None else PastRun.read(options.past_run, options.logging_steps)
+        planned = _plan(options, past_runs)
+        comparisons = [run.compare(planned.schedule, planned.base_lr) for run in past_runs]
         if options.command == "plot":
-            _plot(options, planned, comparison)
+            _plot(options, planned, comparisons)
         else:
             _table(options.format, planned)
-        if comparison is not None:
+        for comparison in comparisons:
             # Beside a CSV or JSON that a program reads, the verdict is a message.
             is_for_programs = getattr(options, "format", "text") != "text"
             print(comparison.verdict, file=sys.stderr if is_for_programs else sys.stdout)
@@ -105,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         commands[options.command].error(f"{error}: pip install 'hf_warmcos[plot]'")
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         commands[options.command].error(str(error))
-    return 0 if comparison is None or comparison.factor == 1 else 1
+    return 0 if all(comparison.factor == 1 for comparison in comparisons) else 1
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
@@ -118,15 +126,18 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         for name, does in _COMMANDS.items()
     }
     past_run = (
-        "compare with the learning rates that a past run logged, and exit with code 1 if they differ: a checkpoint's "
-        "folder, a trainer_state.json, or a log (CSV, JSON or JSON lines, as TensorBoard or Weights & Biases export it)"
+        "compare with the learning rates that a past run logged, and exit with code 1 if they differ: an output "
+        "folder, a checkpoint, a trainer_state.json, a file or folder of TensorBoard, the saved output of a Trainer, "
+        "or a log as CSV, JSON or JSON lines, as experiment trackers write or export it"
     )
+    logging_steps = "steps between two entries, for a log that does not have the step of each"
     for name in ("plot", "table"):
         lengths = "Give one of --num_training_steps, --T_0, --cycles. Lengths are in steps."
         schedule = commands[name].add_argument_group("schedule options", lengths)
         add_training_options(schedule)
         add_schedule_options(schedule)
         commands[name].add_argument("--from", dest="past_run", metavar="PATH", help=past_run)
+        commands[name].add_argument("--logging_steps", type=number, metavar="N", help=logging_steps)
     add = commands["plot"].add_argument
     add("--output", metavar="FILE", help="the picture to write, .png, .pdf or .svg (default: draw in the terminal)")
     add("--yscale", choices=YSCALES, default="linear", help="scale of the learning rate (default: linear)")
@@ -135,10 +146,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _plan(options: Namespace, past_run: PastRun | None) -> Plan:
+def _plan(options: Namespace, past_runs: list[PastRun]) -> Plan:
     """The schedule to show; for a past run, in the length that it was planned for."""
     given = schedule_arguments(options)
-    if given.setdefault("num_training_steps", past_run and past_run.max_steps) is None and not given.keys() & _LENGTHS:
+    max_steps = next((run.max_steps for run in past_runs), None)
+    if given.setdefault("num_training_steps", max_steps) is None and not given.keys() & _LENGTHS:
         raise ValueError("give one of --num_training_steps, --T_0, --cycles")
     planned = plan(given, options.lr)
     for doubt in planned.doubts:
@@ -146,10 +158,11 @@ def _plan(options: Namespace, past_run: PastRun | None) -> Plan:
     return planned
 
 
-def _plot(options: Namespace, planned: Plan, comparison: Comparison | None) -> None:
+def _plot(options: Namespace, planned: Plan, comparisons: list[Comparison]) -> None:
     schedule, num_steps, base_lr, _ = planned
-    logged = None if comparison is None else (comparison.positions, comparison.logged)
-    num_steps = num_steps if logged is None else max(num_steps, logged[0][-1] + 1)
+    positions = [position for comparison in comparisons for position in comparison.positions]
+    logged = (positions, [rate for comparison in comparisons for rate in comparison.logged]) if positions else None
+    num_steps = max([num_steps, *(position + 1 for position in positions)])
     if options.output is not None:
         from hf_warmcos.plotting import save_picture
 

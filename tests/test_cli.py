@@ -49,7 +49,7 @@ def test_the_options_are_the_arguments_of_the_factory():
     arguments = {*inspect.signature(get_cosine_restarts_with_decay_and_warmup_schedule).parameters}
     for command in ("plot", "table"):
         options = {*vars(parsers()[0].parse_args([command]))}
-        assert options - {"command", "lr", "past_run", "output", "yscale", "format"} == arguments - {
+        assert options - {"command", "lr", "past_run", "logging_steps", "output", "yscale", "format"} == arguments - {
             "optimizer",
             "last_epoch",
         }

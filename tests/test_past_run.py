@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 
+import lightning
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.scalar import scalars_plugin
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainingArguments
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule, WarmCosTrainer
@@ -136,7 +144,7 @@ LOGS = {
 @pytest.mark.parametrize("form", LOGS)
 def test_logs_of_other_tools_are_read(form, tmp_path):
     (tmp_path / "log").write_text(LOGS[form], encoding="utf-8")
-    past_run = PastRun.read(str(tmp_path / "log"))
+    (past_run,) = PastRun.read(str(tmp_path / "log"))
     assert (past_run.steps, past_run.rates) == tuple(map(list, zip(*RATES)))
     assert past_run.compare(SCHEDULE, 1e-3).factor == 1
 
@@ -147,9 +155,11 @@ def test_a_log_written_after_the_schedulers_step_matches_too_and_the_verdict_say
     (tmp_path / "trainer_state.json").write_text(
         json.dumps({"log_history": [*log, {"step": 30, "train_runtime": 1.0}]})
     )
-    comparison = PastRun.read(str(tmp_path)).compare(SCHEDULE, 1e-3)
+    (past_run,) = PastRun.read(str(tmp_path))
+    comparison = past_run.compare(SCHEDULE, 1e-3)
     assert comparison.positions == [*range(first, 31, 5)]
-    assert f"(steps {first} to 30, logged after scheduler.step()) match the schedule" in comparison.verdict
+    where = f"(steps {first} to 30; step k has the learning rate after k updates)"
+    assert f"{where} match the schedule" in comparison.verdict
 
 
 @pytest.fixture
@@ -168,12 +178,12 @@ def metrics(tmp_path):
     return path
 
 
-def test_a_scheduler_that_is_one_step_late_is_a_difference(metrics, capsys):
+def test_a_scheduler_that_is_one_step_early_is_a_difference(metrics, capsys):
     lines = metrics.read_text().splitlines()
-    late = [json.dumps(json.loads(line) | {"step": step}) for step, line in enumerate(lines, start=2)]
-    metrics.write_text("\n".join(late))
+    early = [json.dumps(json.loads(line) | {"step": step - 2}) for step, line in enumerate(lines, start=1)]
+    metrics.write_text("\n".join(early[2:]))
     assert main(["table", *PLAN, "--decay", "0.75", "--from", str(metrics)]) == 1
-    assert "differs from the schedule at logged step 2 (step 1 of the schedule)" in capsys.readouterr().out
+    assert "differs from the schedule at logged step 1 (step 0 of the schedule)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])
@@ -195,6 +205,15 @@ def test_the_picture_holds_the_logged_learning_rates(metrics, tmp_path, capsys):
 def test_a_run_that_is_longer_than_the_plan_is_shown_to_its_end(metrics, capsys):
     assert main(["plot", "--T_0", "8", "--num_cycles", "1", "--from", str(metrics)]) == 1
     assert capsys.readouterr().out.count("x") > 10
+
+
+def test_the_picture_ends_with_the_plan_where_the_run_does(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("hf_warmcos.plotting.save_picture", lambda path, schedule, steps, *_, **__: drawn.append(steps))
+    for steps in ("30", "10"):
+        plan = ["plot", "--T_0", "8", "--num_training_steps", steps, "--output", str(tmp_path / "plan.svg")]
+        main([*plan, "--from", str(run / "trainer_state.json")])
+    assert drawn == [30, 30]
 
 
 @given(
@@ -229,8 +248,14 @@ def test_a_single_learning_rate_is_not_taken_for_a_forgotten_one():
     assert "differs from the schedule at logged step 1" in run.compare(CosineRestartSchedule(T_0=10)).verdict
 
 
-RATE_COLUMN = "expected one column whose name ends in learning_rate or lr or Value"
-STEP_COLUMN = "expected one column whose name ends in global_step or step or Step"
+def test_a_log_of_zeros_and_one_other_learning_rate_is_the_plan_times_no_factor():
+    schedule = CosineRestartSchedule(T_0=10, warmup_steps=1, warmup_mode="prefix")
+    comparison = PastRun("run", [1, 2], [0.0, 0.3]).compare(schedule)
+    assert comparison.planned == [0.0, 1.0]
+    assert comparison.factor is None
+
+
+RATE_COLUMN = "expected a column of learning rates, whose name ends in learning_rate or lr, or is Value"
 
 
 @pytest.mark.parametrize(
@@ -241,9 +266,8 @@ STEP_COLUMN = "expected one column whose name ends in global_step or step or Ste
         (b"[1, 2]", RATE_COLUMN),
         (b"hello", RATE_COLUMN),
         (b"step,loss\n1,2", RATE_COLUMN),
-        (b"step,a - learning_rate,b - learning_rate\n1,2,3", RATE_COLUMN),
-        (b"lr\n1", STEP_COLUMN),
-        (b'{"learning_rate": 1.0}', STEP_COLUMN),
+        (b"a_step,b_step,lr\n1,2,3", "expected one column of steps, but got a_step, b_step"),
+        (b'{"metric": "train/loss", "values": [{"step": 1, "value": 1.0}]}', RATE_COLUMN),
         (b'{"log_history": []}', RATE_COLUMN),
         (b'{"log_history": 5}', "not iterable"),
         (b'{"step": 1, "learning_rate": null}', "no learning_rate is logged"),
@@ -256,8 +280,6 @@ STEP_COLUMN = "expected one column whose name ends in global_step or step or Ste
         (b'{"step": 1, "learning_rate": [1.0]}', "expected learning_rate to be a finite number, but got [1.0]"),
         (b'{"step": 1, "learning_rate": NaN}', "expected learning_rate to be a finite number, but got nan"),
         (b"step,lr\n1,high", "expected lr to be a finite number, but got 'high'"),
-        (b'{"step": 1, "learning_rate": 1.0}\n\nEpoch 2', "line 3 column 1"),
-        (b'{"step": 1, "learning_rate": 1.0}\n{"step": 2, "lear', "line 2 column"),
         (b"[" * 100_000, "recursion"),
         (b"a" * 200_000, "larger than field limit"),
         (b"\x89PNG\xff\x00", "can't decode byte 0x89"),
@@ -272,10 +294,167 @@ def test_a_file_that_is_no_log_is_an_error_of_one_line_that_names_it(content, me
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
-    assert f"Expected {path} to be a trainer_state.json, or a log as CSV, JSON or JSON lines" in error
+    expected = "a trainer_state.json, an event file of TensorBoard, or a log as CSV, JSON or text"
+    assert f"Expected {path} to be {expected}" in error
 
 
 def test_a_folder_without_a_trainers_state_is_an_error_that_names_the_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["table", *PLAN, "--from", str(tmp_path)])
     assert f"No such file or directory: '{tmp_path / 'trainer_state.json'}'" in capsys.readouterr().err
+
+
+# What tools write: 30 steps with a warmup of 6 and cycles of 8, if nothing else is said. The plans are those of `main`.
+
+RIGHT = [*PLAN, "--decay", "0.75"]
+WRONG = [*PLAN, "--decay", "0.75", "--num_cycles", "2"]
+
+
+def outcome(path, plan=RIGHT, *options, capsys):
+    """The exit code for a plan, and the verdict."""
+    code = main(["table", *plan, *options, "--from", str(path)])
+    return code, capsys.readouterr().out.splitlines()[-1]
+
+
+class LightningModel(lightning.LightningModule):
+    def __init__(self, groups):
+        super().__init__()
+        self.layers, self.groups = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in groups), groups
+
+    def training_step(self, batch, index):
+        loss = sum(layer(batch).mean() for layer in self.layers)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        groups = [{"params": layer.parameters(), **group} for layer, group in zip(self.layers, self.groups)]
+        optimizer = torch.optim.AdamW(groups, lr=1e-3)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        if any("frozen" in group for group in self.groups):
+            scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, [lambda step: SCHEDULE.lr_at(step), lambda step: 1 - step / 60]
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@pytest.fixture
+def lightning_run(tmp_path):
+    """Run Lightning with these parameter groups, and return the folder of its logs."""
+
+    def start(*groups, log_every_n_steps=1):
+        loggers = [CSVLogger(tmp_path, "csv", ""), TensorBoardLogger(tmp_path, "tensorboard", "")]
+        trainer = lightning.Trainer(
+            max_steps=30,
+            accelerator="cpu",
+            logger=loggers,
+            callbacks=[LearningRateMonitor(log_momentum=True, log_weight_decay=True)],
+            log_every_n_steps=log_every_n_steps,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(LightningModel(groups), torch.utils.data.DataLoader(torch.ones(40, 1), batch_size=4))
+        return tmp_path
+
+    return start
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+class TestLightning:
+    @pytest.mark.parametrize("every", [1, 4])
+    @pytest.mark.parametrize("log", ["csv/metrics.csv", "tensorboard"])
+    def test_its_logs_match(self, log, every, lightning_run, capsys):
+        path = lightning_run({}, log_every_n_steps=every) / log
+        code, verdict = outcome(path, capsys=capsys)
+        count, first, last = 30 // every, every - 1, 30 // every * every - 1
+        where = f"(steps {first} to {last}; step k has the learning rate after k updates)"
+        assert (code, verdict) == (0, f"{path}: all {count} logged learning rates {where} match the schedule")
+        assert outcome(path, WRONG, capsys=capsys)[0] == 1
+
+    def test_parameter_groups_that_are_equal_up_to_a_factor_are_one(self, lightning_run, capsys):
+        path = lightning_run({}, {"lr": 1e-4}, {"lr": 0.0}) / "csv" / "metrics.csv"
+        for lr in ("1e-3", "1e-4"):
+            code, verdict = outcome(path, RIGHT, "--lr", lr, capsys=capsys)
+            assert (code, "all 30 logged learning rates of 3 parameter groups (steps 0" in verdict) == (0, True)
+        code, verdict = outcome(path, RIGHT, "--lr", "1e-2", capsys=capsys)
+        assert (code, "match the schedule times 0.1: did you mean --lr 0.001?" in verdict) == (1, True)
+
+    def test_parameter_groups_that_differ_are_named(self, lightning_run, capsys):
+        path = lightning_run({}, {"frozen": True}) / "csv" / "metrics.csv"
+        assert main(["table", *RIGHT, "--from", str(path)]) == 1
+        one, other = capsys.readouterr().out.splitlines()[-2:]
+        assert one.startswith(f"{path}, lr-AdamW/pg1: all 30 logged learning rates")
+        assert other.startswith(f"{path}, lr-AdamW/pg2: differs from the schedule at logged step 0")
+
+
+class TestTensorBoard:
+    def test_the_folder_and_the_file_that_a_trainer_writes_match(self, run, capsys):
+        (events,) = (run / "runs").glob("*/events*")
+        for path in (run / "runs", events.parent, events):
+            assert outcome(path, capsys=capsys)[0] == 0
+            assert outcome(path, WRONG, capsys=capsys)[0] == 1
+
+    def test_values_that_are_written_as_tensors_are_read_too(self, tmp_path, capsys):
+        with SummaryWriter(str(tmp_path)) as writer:
+            for step, rate in RATES:
+                writer.add_scalar("lr", rate, step, new_style=True)
+                writer.add_text("note", "text", step)
+                writer.add_histogram("weights", torch.ones(3), step)
+        assert outcome(tmp_path, capsys=capsys) == (
+            0,
+            f"{tmp_path}: all 30 logged learning rates (steps 1 to 30) match the schedule",
+        )
+
+    def test_several_runs_in_one_folder_are_an_error_that_names_them(self, run, tmp_path, capsys):
+        for name in ("a", "b"):
+            shutil.copytree(run / "runs", tmp_path / name)
+        with pytest.raises(SystemExit):
+            main(["table", *RIGHT, "--from", str(tmp_path)])
+        assert re.search(r"it holds several runs, expected one of .*/a/.*, .*/b/", capsys.readouterr().err)
+
+    def test_without_tensorboard_the_error_says_what_to_install(self, run, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
+        with pytest.raises(SystemExit):
+            main(["table", *RIGHT, "--from", str(run / "runs")])
+        assert "reading it needs tensorboard: pip install tensorboard" in capsys.readouterr().err
+
+
+def test_an_output_folder_without_a_state_is_that_of_its_newest_complete_checkpoint(run, tmp_path, capsys):
+    for step in (10, 20):
+        shutil.copytree(run / "checkpoint-20", tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-30").mkdir()
+    assert outcome(tmp_path, capsys=capsys)[1].startswith(f"{tmp_path}/checkpoint-20/trainer_state.json: all 20 ")
+    (tmp_path / "checkpoint-20" / "trainer_state.json").write_text('{"log_hi')
+    assert outcome(tmp_path, capsys=capsys)[1].startswith(f"{tmp_path}/checkpoint-10/trainer_state.json: all 20 ")
+
+
+@pytest.mark.parametrize(("every", "disable_tqdm"), [(1, False), (4, False), (4, True)])
+def test_what_a_trainer_prints_matches(every, disable_tqdm, tmp_path, capsys):
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=30,
+        warmup_steps=6,
+        learning_rate=1e-3,
+        use_cpu=True,
+        report_to="none",
+        lr_scheduler_kwargs={"num_cycles": 3, "decay": 0.75},
+        logging_steps=every,
+        logging_first_step=True,
+        eval_strategy="steps",
+        eval_steps=10,
+        save_strategy="no",
+        disable_tqdm=disable_tqdm,
+    )
+    data = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 64
+    path, options = tmp_path / "train.log", ["--logging_steps", str(every)]
+    with path.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        print("Loading weights: {}")
+        WarmCosTrainer(Model(1, 1), arguments, train_dataset=data, eval_dataset=data).train()
+    given = outcome(path, RIGHT, *options, capsys=capsys)
+    how = f"(the steps are not in the log; read as one entry at {'each step' if every == 1 else 'every 4 steps'})"
+    assert (given[0], given[1].endswith(f"match the schedule {how}")) == (0, True)
+    assert outcome(path, capsys=capsys) == given
+    code, verdict = outcome(path, WRONG, *options, capsys=capsys)
+    assert (code, verdict.endswith(f"{how[:-1]}; --logging_steps says otherwise)")) == (1, True)
+    if every == 4:
+        assert outcome(path, RIGHT, "--logging_steps", "5", capsys=capsys)[0] == 1

@@ -221,14 +221,14 @@ def read_run(file: dict[str, str]) -> dict[str, Any]:
         path = Path(folder, Path(file["name"]).name)
         path.write_text(file["text"], encoding="utf-8")
         try:
-            run = PastRun.read(str(path))
+            run = PastRun.read(str(path))[0]  # with several groups of parameters, the first
         except (OSError, ValueError) as error:
             return {"error": str(error).replace(f"{folder}/", "")}
     count = len(run.steps)
     kept = sorted({index * (count - 1) // (MOST_LOGGED - 1) for index in range(MOST_LOGGED)})
     name = path.name if len(kept) == count else f"{path.name} ({len(kept):,} of its {count:,} learning rates)"
-    steps, rates = [run.steps[index] for index in kept], [run.rates[index] for index in kept]
-    return {"run": run._replace(path=name, steps=steps, rates=rates)}
+    steps, rates, *counts = ([each[index] for index in kept] for each in (run.steps, run.rates, *run.counts))
+    return {"run": run._replace(path=name, steps=steps, rates=rates, counts=counts)}
 
 
 def argument_in(message: str) -> str | None:
