@@ -154,7 +154,7 @@ class PastRun(NamedTuple):
                 if late is not None:
                     return result(late, 1.0, group)
         for reading in self._readings(most_logging_steps):
-            factor = rates[some].max() / (planned(reading, some).max() or np.inf)
+            factor = rates.max() / (planned(reading).max() or np.inf)
             # A single learning rate is any other times some factor.
             if factor > 0 and fits(reading, factor, 2) and len({*planned(reading).tolist()} - {0.0}) > 1:
                 return result(reading, float(factor))

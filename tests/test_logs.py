@@ -266,3 +266,9 @@ def test_logging_steps_is_a_whole_number_for_a_log(options, message, capsys):
     with pytest.raises(SystemExit):
         main(["table", *PLAN, *options])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [*BY_STEP, *BY_CALL, *BY_ORDER])
+def test_a_forgotten_learning_rate_is_told_in_each_form(form, tmp_path):
+    comparison = read(form, log_of(SCHEDULE, range(1, 31), 3e-4, evaluations=5), tmp_path).compare(SCHEDULE)
+    assert "match the schedule times 0.0003: did you mean --lr 0.0003?" in comparison.verdict
