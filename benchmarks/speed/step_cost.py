@@ -63,7 +63,7 @@ PEERS = (TORCH, TORCH_SEQUENTIAL, TRANSFORMERS, TIMM, PYTORCH_OPTIMIZER)
 UPDATE_BARS = {TORCH: dict.fromkeys(NUM_GROUPS, 1.0)}
 BARS = {peer: dict.fromkeys(NUM_GROUPS, 0.65 if peer == TORCH else 1.0) for peer in PEERS}
 TENSOR_BARS = {BARE_LOOP: {1: 2.5, 2: 2.0, 50: 1.5, 1000: 1.5}}
-PROPERTIES = ("at_cycle_end", "cycle", "T_i", "T_cur")
+PROPERTIES = ("at_cycle_end", "cycle_index", "T_i", "T_cur")
 PROPERTY_BAR = 0.5  # our median over that of torch's step(), with one parameter group
 
 Run = Callable[[int], None]
