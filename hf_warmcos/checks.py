@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import reprlib
 import sys
@@ -52,9 +53,12 @@ def real_number(name: str, value: Any, *bounds: tuple[str, float]) -> int | floa
     if type(value) not in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
         came = f"{name}={shown(value)} of type {type(value).__name__}"
         raise TypeError(f"Expected {name} to be a number, but got {came}{_yaml_hint(value)}")
-    number = int(value) if isinstance(value, Integral) else float(value)
+    try:
+        number = int(value) if isinstance(value, Integral) else float(value)
+    except OverflowError:  # a fraction of large integers
+        number = math.inf
     if not abs(number) <= sys.float_info.max:
-        came = f"{name}={number}" if isinstance(number, float) else f"an integer of {number.bit_length()} bits"
+        came = f"an integer of {number.bit_length()} bits" if isinstance(number, int) else f"{name}={shown(value)}"
         raise ValueError(f"Expected {name} to be finite, but got {came}")
     for comparison, limit in bounds:
         if not _COMPARISONS[comparison](number, limit):

@@ -64,7 +64,8 @@ class Parser(argparse.ArgumentParser):
         if wrong := re.search(r"(?:unrecognized arguments: -*|invalid choice: '?)(\w+)", message):
             known = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
             message += with_hints([wrong[1]], [name.lstrip("-") for name in known]).removeprefix(repr(wrong[1]))
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        words = (word if len(word) <= 200 else f"{word[:197]}..." for word in message.split())
+        self.exit(2, f"{self.prog}: error: {' '.join(words)}\n")
 
 
 def drop_output() -> None:

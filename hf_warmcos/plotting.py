@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 from io import BytesIO
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_warmcos.checks import MOST_STEPS, learning_rate, whole_number
+from hf_warmcos.checks import MOST_STEPS, learning_rate, shown, whole_number
 from hf_warmcos.overview import (
     YSCALES,
     arcs,
@@ -94,10 +94,11 @@ def plot_schedule(
     if num_steps is None:
         num_steps = max(default_num_steps(schedule) for _, schedule, _ in curves)
     num_steps = whole_number("num_steps", num_steps, (">=", 1), ("<=", MOST_STEPS))
-    if yscale not in YSCALES:
-        raise ValueError(f"Expected yscale to be one of {', '.join(YSCALES)}, but got {yscale=}")
-    if logged is not None and (len(logged) != 2 or len(logged[0]) != len(logged[1])):
-        raise ValueError(f"Expected logged to be a pair of steps and as many learning rates, but got {logged=}")
+    if not isinstance(yscale, str) or yscale not in YSCALES:
+        raise ValueError(f"Expected yscale to be one of {', '.join(YSCALES)}, but got yscale={shown(yscale)}")
+    if logged is not None and not _is_pair(logged):
+        expected = "logged to be a pair of steps and as many learning rates"
+        raise ValueError(f"Expected {expected}, but got logged={shown(logged)}")
     if ax is None:
         from matplotlib import pyplot
 
@@ -181,6 +182,14 @@ def _figure(*arguments: Any, **how: Any) -> Figure:
     return figure
 
 
+def _is_pair(logged: Any) -> bool:
+    try:
+        steps, learning_rates = logged
+        return len(steps) == len(learning_rates)
+    except Exception:  # whatever it is, it is no pair of sequences
+        return False
+
+
 def _curves(schedules: Any, base_lr: float) -> list[tuple[str, CosineRestartSchedule, float]]:
     """The label of each curve, its schedule and its initial learning rate.
 
@@ -188,7 +197,10 @@ def _curves(schedules: Any, base_lr: float) -> list[tuple[str, CosineRestartSche
     """
     curves = []
     for key, value in schedules.items() if isinstance(schedules, Mapping) else [("", schedules)]:
-        several = value if isinstance(value, Iterable) else [value]
+        try:
+            several = [*value]
+        except TypeError:  # it holds no others
+            several = [value]
         drawn = [each for schedule in several for each in _of_one(schedule, base_lr)]
         settings = [{f.name: getattr(s, f.name) for f in fields(s)} | {"lr": number_text(lr)} for s, lr in drawn]
         for each, own in zip(drawn, settings):

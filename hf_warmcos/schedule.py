@@ -693,7 +693,7 @@ class CosineRestartSchedule:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
         T_mult, decay = (self.T_mult if T_mult is None else T_mult), (self.decay if decay is None else decay)
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
-        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1))
+        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
         check_number(number + num_cycles, f"num_cycles={number} + {num_cycles}")
         past: Any = self.cycles or self._pairs(self._cycles, 1.0)
         added = self.fit(num_training_steps - end, num_cycles, T_mult=T_mult, decay=decay)
@@ -717,9 +717,13 @@ def _checked_steps(steps: Any) -> np.ndarray:
     """An array of steps, of 64-bit integers or floats."""
     import numpy as np
 
-    if not isinstance(steps, range) and not np.ndim(steps):
-        steps = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
-    positions = np.arange(steps.start, steps.stop, steps.step) if isinstance(steps, range) else np.asarray(steps)
+    try:
+        given = steps if isinstance(steps, range) else np.asarray(steps)
+    except (TypeError, ValueError, RuntimeError):  # nothing that numpy can make an array of
+        given = np.array([None])
+    if not isinstance(given, range) and not given.ndim:
+        given = range(whole_number("steps", steps, (">=", 0), ("<=", MOST_STEPS)))
+    positions = np.arange(given.start, given.stop, given.step) if isinstance(given, range) else given
     kind = positions.dtype.kind
     if positions.size and (kind not in "iuf" or not np.all((positions >= 0) & (positions <= MOST_STEPS))):
         raise ValueError(f"Expected steps to be numbers from 0 to {MOST_STEPS}, but got steps={shown(steps)}")

@@ -7,7 +7,7 @@ import math
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -89,6 +89,7 @@ class CosineRestartLR(LRScheduler):
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
     _floors_and_spans: list[tuple[float, float]] | None = None  # of that arc, for each group
     _in_use: list[float] | None = None  # the base_lrs that the groups have as their initial_lr
+    _groups: list[dict[str, Any]]  # these groups: others may be there now
     _last_lr: list[float]  # type: ignore[assignment]  # the learning rates of the position
 
     def __init__(
@@ -144,7 +145,7 @@ class CosineRestartLR(LRScheduler):
         # Nothing else in this class writes `initial_lr`.
         for group, base_lr in zip(groups, checked):
             group["initial_lr"] = base_lr
-        self._base_lrs, self._in_use, self._floors_and_spans = checked, [*checked], None
+        self._base_lrs, self._in_use, self._floors_and_spans, self._groups = checked, [*checked], None, [*groups]
 
     # The position.
 
@@ -220,7 +221,8 @@ class CosineRestartLR(LRScheduler):
         arc = self._here()
         if self._floors_and_spans is None or self._in_use != self._base_lrs:
             self._floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in self._base_lrs]
-        of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
+        step = self.last_epoch + self._fraction
+        of_floor, of_span = arc.fractions_at(step if step > 0 else 0)  # -1 in a scheduler that waits for its turn
         lrs = []
         for floor, span in self._floors_and_spans:  # a comprehension would cost as much as five groups
             lrs.append(of_floor * floor + of_span * span)
@@ -243,7 +245,7 @@ class CosineRestartLR(LRScheduler):
         with self._lock:
             if len(groups) != len(self._base_lrs):
                 self.base_lrs = self._base_lrs_of(groups)
-            elif self._base_lrs != self._in_use:  # changed in place
+            elif not self._is_known(groups):
                 self.base_lrs = self._base_lrs
             if epoch is None and self.last_epoch >= 0:
                 self.last_epoch += 1
@@ -261,53 +263,48 @@ class CosineRestartLR(LRScheduler):
                 _fill_tensors(groups, lrs, self._base_lrs)
             self._last_lr = lrs
 
+    def _is_known(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether these are the groups of the last step, with the initial learning rates that it used."""
+        try:
+            return self._base_lrs == self._in_use and groups == self._groups
+        except Exception:  # what was put there cannot be compared, as arrays and tensors of several numbers
+            return False
+
+    def _of_known(self, groups: list[dict[str, Any]], values: Sequence[float]) -> list[float | None]:
+        """For each group its one of `values`, which are of the groups of the last step; None for one that was added.
+
+        A group is known by its dict; or by its list of parameters, which it keeps where a state is loaded.
+        """
+        known: dict[int, float] = {}
+        for group, value in zip(self._groups, values):
+            known[id(group)] = known[id(group["params"])] = value
+        return [known.get(id(group), known.get(id(group["params"]))) for group in groups]
+
     def _base_lrs_of(self, groups: list[dict[str, Any]]) -> list[float]:
         """The initial learning rates where groups were added or removed: known groups keep those that are in use."""
-        known = self._base_lrs
-        positions = self._positions_of(groups)
-        if positions is None:  # fewer groups, which nothing tells apart but what they carry themselves
-            if not all("initial_lr" in group for group in groups):
-                came = f"{len(groups)} of {len(known)} groups, of which some have none"
-                raise ValueError(f"Expected each parameter group that is left to have its initial_lr, but got {came}")
-            return [_group_lr(index, group) for index, group in enumerate(groups)]
+        known = self._of_known(groups, self._base_lrs)
         of_tensors = {
-            id(group["lr"]): known[position]
-            for group, position in zip(groups, positions)
-            if position is not None and isinstance(group["lr"], Tensor)
+            id(group["lr"]): base_lr
+            for group, base_lr in zip(groups, known)
+            if base_lr is not None and isinstance(group["lr"], Tensor)
         }
         base_lrs = []
-        for index, (group, position) in enumerate(zip(groups, positions)):
-            inherited = None if "initial_lr" in group else of_tensors.get(id(group["lr"]))
-            base_lr = inherited if position is None else known[position]
+        for index, (group, base_lr) in enumerate(zip(groups, known)):
+            if base_lr is None and "initial_lr" not in group:
+                base_lr = of_tensors.get(id(group["lr"]))
+                if base_lr is None and len(groups) < len(self._groups):
+                    expected = f"param_groups[{index}] to have its initial_lr, where groups were removed"
+                    raise ValueError(f"Expected {expected}, but got {len(groups)} of {len(self._groups)} groups")
             base_lrs.append(_group_lr(index, group) if base_lr is None else base_lr)
         return base_lrs
 
-    def _positions_of(self, groups: list[dict[str, Any]]) -> list[int | None] | None:
-        """The position at which each group was known, None for an added one; or None where that cannot be told.
-
-        Known groups keep their order. They are recognized by the learning rate that they were given last, or by their
-        `initial_lr`, which other code may have changed: best by both.
-        """
-        known = [*zip(self._last_lr, self._in_use or ())]
-
-        def has_lr(group: dict[str, Any], lrs: tuple[float, float]) -> bool:
-            return _holds(group, lrs[0])
-
-        def has_initial_lr(group: dict[str, Any], lrs: tuple[float, float]) -> bool:
-            return group.get("initial_lr") == lrs[1]
-
-        for is_known in (lambda *both: has_lr(*both) and has_initial_lr(*both), has_lr, has_initial_lr):
-            if len(groups) < len(known):
-                if (positions := _in_order(groups, known, is_known)) is not None:
-                    return [*positions]
-            elif (indices := _in_order(known, groups, lambda lrs, group: is_known(group, lrs))) is not None:  # noqa: B023
-                position_at = {index: position for position, index in enumerate(indices)}
-                return [position_at.get(index) for index in range(len(groups))]
-        return None if len(groups) < len(known) else [*range(len(known)), *[None] * (len(groups) - len(known))]
-
     def _is_in_charge(self) -> bool:
         """Whether the groups hold the learning rates that this scheduler wrote last, so that it may write there."""
-        return self.last_epoch >= 0 and all(map(_holds, self.optimizer.param_groups, self._last_lr))
+        groups, lrs = self.optimizer.param_groups, self._last_lr
+        if self.last_epoch < 0 or len(self._groups) != len(lrs):  # the latter where base_lrs wait for the next step
+            return False
+        written = lrs if len(groups) == len(lrs) else self._of_known(groups, lrs)
+        return all(_holds(group, lr) for group, lr in zip(groups, written) if lr is not None)
 
     def _join_added_groups(self) -> None:
         """Let groups that were added join at the current position.
@@ -421,13 +418,6 @@ def _check_number_of_groups(base_lrs: list[Any], groups: list[dict[str, Any]]) -
     if len(base_lrs) != len(groups):
         came = f"{len(base_lrs)}: {shown(base_lrs)}"
         raise ValueError(f"Expected base_lrs of {len(groups)} parameter groups, but got {came}")
-
-
-def _in_order(fewer: Sequence[Any], more: Sequence[Any], same: Callable[[Any, Any], bool]) -> list[int] | None:
-    """The indices in `more`, ascending, of what is the same as each of `fewer`; None where some is not there."""
-    left = iter(range(len(more)))
-    found = [next((index for index in left if same(each, more[index])), None) for each in fewer]
-    return None if None in found else found  # type: ignore[return-value]
 
 
 def _holds(group: dict[str, Any], lr: float) -> bool:

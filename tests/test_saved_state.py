@@ -77,3 +77,14 @@ def test_two_schedules_of_very_many_cycles_are_compared_in_a_few_million_lines(s
     with at_most(5_000_000):
         resumed.load_state_dict(scheduler.state_dict())
     assert bool(caplog.records) == differ
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 3])
+def test_a_state_of_a_scheduler_that_waits_for_its_turn_loads(warmup_steps):
+    optimizer = make_optimizer(0.1)
+    scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=10, warmup_steps=warmup_steps))
+    scheduler.load_state_dict({"last_epoch": -1, "base_lrs": [0.1]})
+    assert scheduler.state_dict()["last_epoch"] == -1
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.last_epoch == 0
