@@ -141,7 +141,7 @@ def read_state(state_dict: Any) -> SavedState:
         state_dict = {
             key: state_dict[key] for key in state_dict if key not in ("fraction", "T_cur", "in_charge", "schedule")
         }
-    base_lrs = [lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr for lr in base_lrs]
+    base_lrs = [lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_meta else lr for lr in base_lrs]
     in_charge = state_dict.get("in_charge", True)
     if not isinstance(in_charge, bool):
         raise TypeError(f"Expected in_charge to be a bool, but got in_charge={shown(in_charge)}")

@@ -285,7 +285,7 @@ class CosineRestartLR(LRScheduler):
         known = self._of_known(groups, self._base_lrs)
         of_tensors = {
             id(group["lr"]): base_lr
-            for group, base_lr in zip(groups, known)
+            for group, base_lr in reversed([*zip(groups, known)])  # of several groups, that of the first
             if base_lr is not None and isinstance(group["lr"], Tensor)
         }
         base_lrs = []

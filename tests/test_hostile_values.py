@@ -71,6 +71,10 @@ def loaded(**state: Any) -> None:
     constructed().load_state_dict({"last_epoch": 3, "base_lrs": [0.1]} | state)
 
 
+def loaded_with_a_base_lr(base_lrs: Any) -> None:
+    loaded(base_lrs=[base_lrs])
+
+
 def loaded_schedule(**schedule: Any) -> None:
     loaded(schedule={"T_0": 10} | schedule)
 
@@ -113,6 +117,7 @@ ENTRIES = {
         {"last_epoch": 3, "base_lrs": [0.1], "_step_count": 4, "fraction": 0.0, "in_charge": True, "saved_at": 3}
         | {"schedule": {"T_0": 10}, "T_cur": 3},
     ),
+    "a base_lr of a state": (loaded_with_a_base_lr, {"base_lrs": 0.1}),
     "a state's schedule": (loaded_schedule, GEOMETRIC | SHAPE | MINIMUM | {"warmup_steps": 2, "cycles": None}),
     "factory": (factory, OF_FACTORY | GEOMETRIC | {"last_epoch": -1}),
     "factory, fitted": (factory, OF_FACTORY | {"num_cycles": 3}),

@@ -430,6 +430,16 @@ class TestTensors:
             assert rates_of(optimizer) == pytest.approx(expected(step, *base_lrs, 0.5))
         assert all(group["lr"] is lr for group, lr in zip(optimizer.param_groups, lrs))
 
+    def test_an_added_group_with_the_tensor_of_several_inherits_from_the_first_of_them(self):
+        shared = torch.tensor(0.5)
+        optimizer = make_optimizer(shared, shared)
+        scheduler = CosineRestartLR(optimizer, SCHEDULE)
+        scheduler.base_lrs = [0.5, 0.25]
+        optimizer.add_param_group(parameter_group(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step()
+        assert scheduler.base_lrs == [0.5, 0.25, 0.5]
+
 
 class TestSubclasses:
     def test_what_get_lr_returns_is_what_is_written_logged_and_resumed(self):
