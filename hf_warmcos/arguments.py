@@ -92,7 +92,7 @@ def schedule_from_arguments(
         schedule = CosineRestartSchedule.fit(first_end, 1 if num_cycles is None else num_cycles, **shape)
     if ends and schedule.end is None:
         came = f"T_0={schedule.T_0} and extend_from={ends[0]}: leave extend_from out"
-        raise ValueError(f"Expected cycles that end with extend_from; those of T_0 go on without it, but got {came}")
+        raise ValueError(f"Expected cycles that end with extend_from; those of T_0 never end, but got {came}")
     if ends and schedule.end != ends[0]:
         came = f"extend_from={ends[0]}"
         raise ValueError(f"Expected extend_from to be {schedule.end}, where the cycles end, but got {came}")

@@ -192,7 +192,7 @@ def test_the_factory_continues_a_run_from_its_state(caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"T_0": 10, "extend_from": 30}, "those of T_0 go on without it"),
+        ({"T_0": 10, "extend_from": 30}, "those of T_0 never end"),
         ({"num_cycles": 2, "extend_from": 60}, "Expected num_training_steps > extend_from=60"),
         ({"num_cycles": 2, "extend_from": 0}, "Expected extend_from > 0"),
         ({"num_cycles": 2, "extend_from": [20, 10]}, r"Expected extend_from\[1\] > 20"),
