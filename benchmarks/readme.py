@@ -57,12 +57,11 @@ def read(name: str) -> dict[str, Any]:
 
 def finetuning() -> str:
     """What the main job comes to."""
-    results = read("accelerate_finetune")
-    ends = [f"{cycle['eval_loss']:.2f}" for cycle in results["cycles"]]
+    before, *ends = json.loads((RESULTS / "accelerate_finetune.json").read_text())
+    losses = [f"{end['eval_loss']:.2f}" for end in ends]
     return (
-        f"The cross entropy on held-out text falls from {results['untrained_eval_loss']:.2f} per byte, untrained, to "
-        f"{results['eval_loss']:.2f} after {results['completed_steps']:,} updates "
-        f"(at the ends of the cycles: {', '.join(ends)})."
+        f"The cross entropy on held-out text falls from {before['eval_loss']:.2f} per byte, untrained, to "
+        f"{losses[-1]} after {ends[-1]['step']:,} updates (at the ends of the cycles: {', '.join(losses)})."
     )
 
 

@@ -6,12 +6,12 @@ python examples/custom_loop.py
 from __future__ import annotations
 
 from itertools import islice
+from pydoc_data.topics import topics
 from typing import Any
 
 import torch
-from causal_lm_data import ModelAndDataArguments, load_blocks, load_model_and_tokenizer
 from torch.utils.data import DataLoader
-from transformers import default_data_collator
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_warmcos import get_cosine_restarts_with_decay_and_warmup_schedule
 
@@ -20,12 +20,14 @@ NUM_TRAINING_STEPS = 60
 
 def main() -> None:
     torch.manual_seed(0)
-    arguments = ModelAndDataArguments()
-    model, tokenizer = load_model_and_tokenizer(arguments)
-    blocks = load_blocks(arguments, tokenizer)
-    train: Any = blocks["train"]
-    loader: DataLoader = DataLoader(train, batch_size=8, shuffle=True, drop_last=True, collate_fn=default_data_collator)
-    held_out = default_data_collator([blocks["validation"][i] for i in range(0, 140, 7)])
+    text = torch.tensor(list("".join(topics.values()).encode()))
+    blocks = text.unfold(0, 64, 64)  # rows of 64 bytes
+    train_data: Any = blocks[20:]
+    held_out = blocks[:20]
+    loader: DataLoader = DataLoader(train_data, batch_size=8, shuffle=True, drop_last=True)
+    config = GPT2Config(vocab_size=256, n_positions=64, n_embd=128, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # transformers cannot tell it from the name of this class, and would warn
 
     # Six steps of warmup, then three cycles, each twice as long as the one before. They end at the last step.
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -35,7 +37,7 @@ def main() -> None:
 
     model.train()
     for step, batch in enumerate(islice(loader, NUM_TRAINING_STEPS), start=1):
-        loss = model(**batch).loss
+        loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         learning_rate = scheduler.get_last_lr()[0]
         optimizer.step()
@@ -44,11 +46,11 @@ def main() -> None:
         if step % 10 == 0:
             print(f"step {step:3}  learning rate {learning_rate:.2e}  loss {loss.item():.3f}")
 
-        # The learning rate is at its minimum: the moment to evaluate and to save.
+        # The update that was just made had the lowest learning rate of its cycle: the moment to evaluate and to save.
         if scheduler.at_cycle_end:
             model.eval()
             with torch.no_grad():
-                held_out_loss = model(**held_out).loss.item()
+                held_out_loss = model(input_ids=held_out, labels=held_out).loss.item()
             model.train()
             print(f"end of a cycle at step {step}: held-out loss {held_out_loss:.3f}")
 

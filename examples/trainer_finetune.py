@@ -15,20 +15,21 @@ from __future__ import annotations
 
 import math
 
-from causal_lm_data import ModelAndDataArguments, load_blocks, load_model_and_tokenizer
-from transformers import HfArgumentParser, TrainingArguments, default_data_collator, set_seed
+from accelerate_finetune import add_model_and_data_options, load_blocks, load_model_and_tokenizer
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from hf_warmcos import CycleEndCallback, WarmCosTrainer
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = HfArgumentParser([ModelAndDataArguments, TrainingArguments])  # type: ignore[list-item]
+    parser = HfArgumentParser(TrainingArguments)  # type: ignore[arg-type]
+    add_model_and_data_options(parser)
     # These defaults suit the small model and take about a minute on two CPU cores.
     parser.set_defaults(num_train_epochs=1, per_device_train_batch_size=16, per_device_eval_batch_size=16)
     parser.set_defaults(learning_rate=2e-3, weight_decay=0.01, warmup_steps=10, logging_steps=10)
     # CycleEndCallback saves and evaluates at the end of each cycle, in addition to --save_strategy and --eval_strategy.
     parser.set_defaults(lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8}, save_strategy="no")
-    data_args, training_args = parser.parse_args_into_dataclasses(arguments)
+    training_args, data_args = parser.parse_args_into_dataclasses(arguments)
     set_seed(training_args.seed)
 
     # 1. The model and the data. The first process prepares them and the others find them in the cache.
@@ -42,7 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
         args=training_args,
         train_dataset=blocks["train"],
         eval_dataset=blocks["validation"],
-        data_collator=default_data_collator,
         processing_class=tokenizer,
         callbacks=[CycleEndCallback(evaluate=True, save=True)],
     )

@@ -239,4 +239,10 @@ def make_text(path: Path, num_lines: int = 60) -> Path:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    """What each update logged."""
+    entries = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
+    return [entry for entry in entries if "loss" in entry]
+
+
+def read_evaluations(output_dir: Path) -> list[dict[str, Any]]:
+    return json.loads((output_dir / "all_results.json").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_runs import Run, make_text, make_tiny_model, read_metrics
+from example_runs import Run, make_text, make_tiny_model, read_evaluations, read_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from optimizers import make_optimizer
@@ -217,8 +217,8 @@ def run(tmp_path_factory):
 def three_cycles(run, tmp_path_factory):
     """The folder of a run of the example with three cycles in 24 updates."""
     output_dir = tmp_path_factory.mktemp("three_cycles") / "run"
-    shape = ("--num_cycles=3", "--num_warmup_steps=3", "--decay=0.75", "--min_lr_rate=0.1")
-    run(output_dir, "--max_train_steps=24", *shape)
+    shape = {"num_cycles": 3, "decay": 0.75, "min_lr_rate": 0.1}
+    run(output_dir, "--max_train_steps=24", "--num_warmup_steps=3", f"--lr_scheduler_kwargs={json.dumps(shape)}")
     return output_dir
 
 
@@ -235,60 +235,47 @@ PAGE = Path(__file__).parent.parent / "docs" / "resume-and-extend.md"
 @pytest.mark.slow
 @pytest.mark.needs("datasets")
 class TestOfTheAccelerateExample:
-    EXTENDED = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=3).extend(44, 2, decay=0.5)
+    EXTENDED = CosineRestartSchedule.fit(24, 3, decay=0.75, warmup_steps=3, eta_min_rate=0.1).extend(44, peak=0.5)
 
-    def test_more_cycles_are_appended_to_its_past(self, run, three_cycles, output_dir, tmp_path):
-        longer = ("--max_train_steps=44", "--extend_cycles=2", "--extend_decay=0.5")
+    def test_a_cycle_is_appended_to_its_past(self, run, three_cycles, output_dir, tmp_path):
+        shape = {"num_cycles": 3, "decay": 0.75, "min_lr_rate": 0.1, "extend_from": 24, "extend_peak": 0.5}
+        longer = (
+            "--max_train_steps=44",
+            "--num_warmup_steps=3",
+            "--checkpointing_steps=34",
+            f"--lr_scheduler_kwargs={json.dumps(shape)}",
+        )
         output = run(output_dir, *longer)
         assert not re.search(r"\w+ was .*, is ", output), "a warning lists changes to the past"
         metrics = read_metrics(output_dir)
         assert metrics[:24] == read_metrics(three_cycles)
-        assert [line["learning_rate"] for line in metrics] == [
-            self.EXTENDED.lr_at(step, 2e-3, 0.1 * 2e-3) for step in range(44)
-        ]
+        assert [line["learning_rate"] for line in metrics] == [self.EXTENDED.lr_at(step, 2e-3) for step in range(44)]
         names = {f"step_{step}" for step in (10, 17, 24, 34, 44)}
         assert {path.name for path in output_dir.glob("step_*")} == names
-        results = json.loads((output_dir / "all_results.json").read_text())
-        assert [end["step"] for end in results["cycles"]] == [10, 17, 24, 34, 44]
+        assert [entry["step"] for entry in read_evaluations(output_dir)] == [0, 10, 17, 24, 44]
 
         # The same bits come from a run with these cycles from its start, and from a run that was killed after it was
-        # extended: with the same command again, and without options of the schedule.
+        # extended.
         knew = tmp_path / "knew"
-        listed = ",".join(f"{steps}:{fraction}" for steps, fraction in self.EXTENDED.cycles)
-        run(knew, "--max_train_steps=44", f"--cycles={listed}", "--num_warmup_steps=3", "--min_lr_rate=0.1")
-        for options in (longer, ()):
-            shutil.rmtree(output_dir / "step_44")
-            assert "step_34" in run(output_dir, *options)
-            assert read_metrics(output_dir) == read_metrics(knew)
-            weights, others = (load_file(folder / "model.safetensors") for folder in (output_dir, knew))
-            assert all(torch.equal(weights[name], others[name]) for name in weights)
+        run(knew, *longer)
+        shutil.rmtree(output_dir / "step_44")
+        assert "step_34" in run(output_dir, *longer)
+        assert read_metrics(output_dir) == read_metrics(knew)
+        weights, others = (load_file(folder / "model.safetensors") for folder in (output_dir, knew))
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
 
-    def test_other_data_begin_with_their_first_sample(self, run, three_cycles, output_dir, tmp_path):
-        data = make_text(tmp_path / "other.txt", num_lines=40)
-        options = ("--max_train_steps=44", "--extend_cycles=1", "--extend_decay=0.25")
-        output = run(output_dir, *options, data=data)
-        assert "These are other training data than before: training begins with their first sample" in output
-        assert read_metrics(output_dir)[24]["learning_rate"] == pytest.approx(2e-3 * 0.75**2 * 0.25, rel=1e-12)
-        state = json.loads((output_dir / "step_44" / "training_state.json").read_text())
-        short_state = json.loads((three_cycles / "step_24" / "training_state.json").read_text())
-        assert state["samples_seen"] == 20 * 4
-        assert state["epoch"] == short_state["epoch"] + 1
-        assert [evaluation["step"] for evaluation in state["evaluations"]] == [24, 44]
-        output = run(output_dir, "--num_train_epochs=5", data=data)
-        assert "other training data" not in output
-        assert "The run keeps its 44 updates: --max_train_steps changes them" in output
-        assert len(read_metrics(output_dir)) == 44
+    def test_it_keeps_its_number_of_updates_until_max_train_steps_changes_it(self, run, output_dir):
+        output = run(output_dir, "--num_train_epochs=5", "--num_warmup_steps=3")
+        assert "The run keeps its 24 updates: --max_train_steps changes them" in output
+        assert len(read_metrics(output_dir)) == 24
 
     def test_only_the_newest_checkpoints_are_kept(self, run, tmp_path):
         output_dir = tmp_path / "run"
-        options = ("--max_train_steps=12", "--checkpointing_steps=2", "--save_total_limit=2")
-        at_the_minimum = "After update 12 the learning rate is at its minimum: --extend_cycles appends cycles"
-        assert at_the_minimum not in run(output_dir, *options)
+        options = ("--checkpointing_steps=2", "--save_total_limit=2", '--lr_scheduler_kwargs={"T_0": 100}')
+        run(output_dir, *options, "--max_train_steps=12")
         assert {path.name for path in output_dir.glob("step_*")} == {"step_10", "step_12"}
-        assert not list(output_dir.glob(".*incomplete"))
-        output = run(output_dir, *options, "--max_train_steps=14")
-        assert "step_12" in output
-        assert at_the_minimum in output
+        assert not (output_dir / "unfinished").exists()
+        assert "step_12" in run(output_dir, *options, "--max_train_steps=14")
         assert {path.name for path in output_dir.glob("step_*")} == {"step_12", "step_14"}
 
 

@@ -25,7 +25,8 @@ def small(cuda, tmp_path):
     """Arguments of a small run that saves a checkpoint at its 13th update, without --output_dir."""
     model, text = make_tiny_model(tmp_path / "model"), make_text(tmp_path / "text.txt")
     return [f"--model_name_or_path={model}", f"--train_file={text}", "--block_size=16", "--num_warmup_steps=3",
-            f"--max_train_steps={NUM_UPDATES}", "--per_device_train_batch_size=4", "--num_cycles=3", "--decay=0.75",
+            f"--max_train_steps={NUM_UPDATES}", "--per_device_train_batch_size=4",
+            '--lr_scheduler_kwargs={"num_cycles": 3, "decay": 0.75}',
             f"--checkpointing_steps={STOPPED_AT}"]  # fmt: skip
 
 
