@@ -26,13 +26,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hf_warmcos import count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
 
-GRADIENT_ACCUMULATION_STEPS = 2
-
 
 def load_data() -> tuple[TensorDataset, TensorDataset]:
     """Eight bytes of a text and the byte that follows them, for training and held out."""
-    text = torch.tensor(list(inspect.getsource(argparse).encode()))
-    windows = text.unfold(0, 9, 9)
+    windows = torch.tensor(list(inspect.getsource(argparse).encode())).unfold(0, 9, 9)
     return TensorDataset(windows[500:, :8], windows[500:, 8]), TensorDataset(windows[:500, :8], windows[:500, 8])
 
 
@@ -53,7 +50,7 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
     set_seed(0)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
-        gradient_accumulation_steps=GRADIENT_ACCUMULATION_STEPS,
+        gradient_accumulation_steps=2,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0),  # an order for each epoch
     )
     accelerator.print(f"Processes: {accelerator.num_processes}, device: {accelerator.device.type}")
@@ -67,31 +64,31 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
 
     # Compute the number of updates from the *prepared* loader: it has the batches of one process. A fifteenth warms up.
     loader, held_out_loader = accelerator.prepare(loader, held_out_loader)
-    updates_per_epoch = math.ceil(len(loader) / GRADIENT_ACCUMULATION_STEPS)
+    updates_per_epoch = math.ceil(len(loader) / accelerator.gradient_accumulation_steps)
     num_updates = updates_per_epoch * num_epochs
     scheduler: Any = get_cosine_restarts_with_decay_and_warmup_schedule(
         optimizer, num_updates // 15, num_updates, num_cycles=3, T_mult=2, stable_ratio=0.8
     )
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    count_optimizer_steps(scheduler)
+    own = count_optimizer_steps(scheduler).scheduler  # the scheduler of this package, in the one that Accelerate made
     set_seed(0, device_specific=True)  # the same weights on each process, but a dropout of its own
 
-    if accelerator.is_main_process:
-        shutil.rmtree(output_dir / "unfinished", ignore_errors=True)  # a kill may have left it
-    # Continue from the newest checkpoint. Its name has the updates before it.
-    update = max((int(path.name.split("_")[1]) for path in output_dir.glob("update_*")), default=0)
-    if update:
-        checkpoint = output_dir / f"update_{update}"
-        saved_by = len(list(checkpoint.glob("random_states_*")))
+    shutil.rmtree(output_dir / "unfinished", ignore_errors=True)  # a kill may have left it
+    # Continue from the newest checkpoint. Its name has the updates before it, a file in it has the attempts at them.
+    attempt, newest = 0, max(output_dir.glob("update_*"), key=lambda path: int(path.name[7:]), default=None)
+    if newest is not None:
+        saved_by = len(list(newest.glob("random_states_*")))
         if saved_by != accelerator.num_processes:
-            error = f"Expected as many processes as saved {checkpoint}, {saved_by}, but got {accelerator.num_processes}"
+            error = f"Expected as many processes as saved {newest}, {saved_by}, but got {accelerator.num_processes}"
             sys.exit(error if accelerator.is_main_process else 1)
-        accelerator.load_state(str(checkpoint))
-        accelerator.print(f"Continuing from {checkpoint}, with {update} of {num_updates} updates done")
+        accelerator.load_state(str(newest))
+        attempt = int((newest / "attempts").read_text())
+        accelerator.print(f"Continuing from {newest}, with {own.last_epoch} of {num_updates} updates done")
 
-    for epoch in range(update // updates_per_epoch, num_epochs):
-        batches_done = update % updates_per_epoch * GRADIENT_ACCUMULATION_STEPS
-        rest = accelerator.skip_first_batches(loader, batches_done) if batches_done else loader
+    while own.last_epoch < num_updates:  # until the schedule has ended: mixed precision skips some attempts
+        epoch, done = divmod(attempt, updates_per_epoch)
+        batches = done * accelerator.gradient_accumulation_steps
+        rest = accelerator.skip_first_batches(loader, batches) if batches else loader
         rest.set_epoch(epoch)
         for inputs, targets in rest:
             with accelerator.accumulate(model):
@@ -100,15 +97,18 @@ def main(output_dir: Path, num_epochs: int = 6) -> None:
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-            update += accelerator.sync_gradients
+            attempt += accelerator.sync_gradients
             # At the end of a cycle the learning rate is at its minimum: the moment to evaluate and to save.
-            if accelerator.sync_gradients and scheduler.scheduler.at_cycle_end:
+            if accelerator.sync_gradients and own.at_cycle_end and not accelerator.optimizer_step_was_skipped:
                 held_out_loss = evaluate(accelerator, model, held_out_loader)
-                accelerator.print(f"update {update}: a cycle has ended, held-out loss {held_out_loss:.4f}")
+                accelerator.print(f"update {own.last_epoch}: a cycle has ended, held-out loss {held_out_loss:.4f}")
                 accelerator.save_state(str(output_dir / "unfinished"))
                 accelerator.wait_for_everyone()
                 if accelerator.is_main_process:
-                    (output_dir / "unfinished").rename(output_dir / f"update_{update}")  # now it is whole
+                    (output_dir / "unfinished" / "attempts").write_text(str(attempt))
+                    (output_dir / "unfinished").rename(output_dir / f"update_{own.last_epoch}")  # now it is whole
+            if own.last_epoch == num_updates:
+                break
     # Free the model before the process group ends: otherwise some runs on CPUs hang at exit.
     model, optimizer, scheduler = accelerator.free_memory(model, optimizer, scheduler)
     accelerator.end_training()

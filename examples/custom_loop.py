@@ -5,7 +5,7 @@ python examples/custom_loop.py
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, repeat
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -36,13 +36,16 @@ def main() -> None:
     )
 
     model.train()
-    for step, batch in enumerate(islice(loader, NUM_TRAINING_STEPS), start=1):
+    batches = chain.from_iterable(repeat(loader))  # epoch after epoch
+    while scheduler.last_epoch < NUM_TRAINING_STEPS:
+        batch = next(batches)
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         learning_rate = scheduler.get_last_lr()[0]
         optimizer.step()
         scheduler.step()  # after optimizer.step(), once per update
         optimizer.zero_grad()
+        step = scheduler.last_epoch
         if step % 10 == 0:
             print(f"step {step:3}  learning rate {learning_rate:.2e}  loss {loss.item():.3f}")
 

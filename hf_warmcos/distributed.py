@@ -17,6 +17,9 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     `num_training_steps`, `num_warmup_steps`, `T_0` and `cycles` then count optimizer updates. Compute them from the
     length of the *prepared* loader, which is the number of batches of one process.
 
+    An update that mixed precision skips does not count, except with a fused optimizer, which skips it unnoticed by
+    Accelerate (https://github.com/huggingface/accelerate/issues/4242).
+
     Do not use it in scripts that count one step per process themselves: those that multiply their lengths by
     `num_processes`, or that take the length of the loader before it is prepared.
 
@@ -36,6 +39,7 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
 
     ```python
     >>> import math
+    >>> from itertools import chain, repeat
     >>> import torch
     >>> from accelerate import Accelerator
     >>> from hf_warmcos import count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
@@ -55,14 +59,14 @@ def count_optimizer_steps(prepared: AcceleratedScheduler) -> AcceleratedSchedule
     ... )
     >>> model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     >>> scheduler = count_optimizer_steps(scheduler)
-    >>> for epoch in range(num_epochs):
-    ...     for batch in loader:
-    ...         with accelerator.accumulate(model):
-    ...             loss = model(batch).square().mean()
-    ...             accelerator.backward(loss)
-    ...             optimizer.step()
-    ...             scheduler.step()
-    ...             optimizer.zero_grad()
+    >>> batches = chain.from_iterable(repeat(loader))  # epoch after epoch
+    >>> while scheduler.scheduler.last_epoch < num_training_steps:
+    ...     with accelerator.accumulate(model):
+    ...         loss = model(next(batches)).square().mean()
+    ...         accelerator.backward(loss)
+    ...         optimizer.step()
+    ...         scheduler.step()
+    ...         optimizer.zero_grad()
     >>> scheduler.scheduler.at_cycle_end  # training ends where the schedule ends
     True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import runpy
@@ -13,25 +14,41 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from example_runs import EXAMPLES, Run, children_of, living_processes, wait_until
 from safetensors.torch import load_file
 
-from hf_warmcos import CosineRestartSchedule
+from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
 LOOP = EXAMPLES / "accelerate_loop.py"
 pytestmark = pytest.mark.slow
 
 
-def run_loop(output_dir: Path, num_epochs: int = 2) -> None:
+def run_loop(output_dir: Path, num_epochs: int = 2, overflows_at: tuple[int, ...] = ()) -> None:
     sys.path.insert(0, str(EXAMPLES))
     import accelerate_loop
 
+    if overflows_at:
+        accelerate_loop.Accelerator = functools.partial(WithGradientScaler, overflows_at)
     accelerate_loop.main(output_dir, num_epochs)
 
 
-def train(output_dir: Path, num_processes: int, num_epochs: int = 2) -> str:
+class WithGradientScaler(Accelerator):
+    """What Accelerate is under fp16 on a GPU, and losses that are infinite at some attempts, counted from 0."""
+
+    def __init__(self, overflows_at, **kwargs):
+        super().__init__(**kwargs)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        self.attempt, self.overflows_at = 0, overflows_at
+
+    def backward(self, loss, **kwargs):
+        super().backward(loss * float("inf") if self.attempt in self.overflows_at else loss, **kwargs)
+        self.attempt += self.sync_gradients
+
+
+def train(output_dir: Path, num_processes: int, num_epochs: int = 2, overflows_at: tuple[int, ...] = ()) -> str:
     log = output_dir.parent / "log"
-    return Run(log, output_dir, num_epochs, num_processes=num_processes, entry=run_loop).succeed()
+    return Run(log, output_dir, num_epochs, overflows_at, num_processes=num_processes, entry=run_loop).succeed()
 
 
 def newest_weights(output_dir: Path) -> tuple[str, dict[str, torch.Tensor]]:
@@ -79,6 +96,34 @@ def test_the_same_command_continues_to_the_same_bits(whole_run, tmp_path):
     assert f"update_{ends[0]}, with {ends[0]} of {ends[-1]} updates done" in resumed_output
     assert [int(update) for update in re.findall(r"update (\d+): a cycle", resumed_output)] == ends[1:]
     assert_same_end(tmp_path / "run", output_dir)
+
+
+def cycle_ends(output: str) -> list[int]:
+    return [int(update) for update in re.findall(r"update (\d+): a cycle has ended", output)]
+
+
+def test_updates_that_mixed_precision_skips_take_no_cycle_end_repeat_none_and_end_in_the_same_bits_when_resumed(
+    whole_run, tmp_path
+):
+    num_processes, _, output = whole_run
+    ends = cycle_ends(output)
+    # At the start, right behind the first cycle end, which is two attempts later then, and in the last cycle.
+    overflows_at = (0, 3, ends[0] + 2, ends[1] + 5)
+    skipping = train(tmp_path / "run", num_processes, overflows_at=overflows_at)
+    assert cycle_ends(skipping) == ends
+    assert [path.name for path in find_cycle_end_checkpoints(tmp_path / "run")] == [f"update_{end}" for end in ends]
+    assert [int((tmp_path / "run" / f"update_{end}" / "attempts").read_text()) for end in ends] == [
+        ends[0] + 2,
+        ends[1] + 3,
+        ends[2] + 4,
+    ]
+    first = f"update_{ends[0]}"
+    shutil.copytree(tmp_path / "run" / first, tmp_path / "resumed" / first)
+    resumed = train(
+        tmp_path / "resumed", num_processes, overflows_at=tuple(at - (ends[0] + 2) for at in overflows_at[2:])
+    )
+    assert cycle_ends(resumed) == ends[1:]
+    assert_same_end(tmp_path / "resumed", tmp_path / "run")
 
 
 def test_another_number_of_processes_is_refused_in_one_line_that_says_both(whole_run, tmp_path):
