@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import uuid
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_warmcos.factory import with_all_groups
 from hf_warmcos.scheduler import CosineRestartLR
 
 logger = logging.getLogger("hf_warmcos")
@@ -51,6 +53,8 @@ class CycleEndCallback(TrainerCallback, ExportableState):
 
     Raises:
         TypeError: At the start of training, if the trainer's scheduler has no cycles.
+        ValueError: At the start of training, if DeepSpeed's configuration brings another scheduler, or if the scheduler
+            has another optimizer than the trainer.
         ValueError: When the trainer is created, if it also has an `EarlyStoppingCallback` and `eval_strategy` is
             `"no"`. At the start of training, if `evaluate` is true and a [`WarmCosTrainer`] has no evaluation set (any
             other trainer raises it at the first cycle end).
@@ -116,6 +120,7 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         _restore_save_strategy(args)  # if an error or Ctrl-C ended a training with these arguments while it saved
+        check_scheduler(args, kwargs["optimizer"], kwargs["lr_scheduler"])
         scheduler = _scheduler_with_cycles(kwargs["lr_scheduler"])
         self._continue_run(state, scheduler)
         limit = args.save_total_limit
@@ -199,6 +204,39 @@ class CycleEndCallback(TrainerCallback, ExportableState):
 
 def _restore_save_strategy(args: TrainingArguments) -> None:
     args.save_strategy = getattr(args.save_strategy, "given", args.save_strategy)
+
+
+def check_scheduler(args: TrainingArguments, optimizer: Any, lr_scheduler: Any) -> None:
+    """Check that a trainer's scheduler is not DeepSpeed's, and that it writes the learning rates of its optimizer.
+
+    Args:
+        args (`TrainingArguments`): The trainer's arguments.
+        optimizer (`torch.optim.Optimizer`): The trainer's optimizer, which may be in a wrapper.
+        lr_scheduler (`LRScheduler`): The trainer's scheduler, which may be in a wrapper.
+
+    Raises:
+        ValueError: If DeepSpeed's configuration has a `"scheduler"` section, whose scheduler replaces the trainer's
+            (`deepspeed_optim_sched` of `transformers.integrations.deepspeed`). If the scheduler's optimizer shares no
+            parameter group with the trainer's: `optimizers=(None, scheduler)`, where the Trainer creates another one.
+    """
+    scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
+    section = (getattr(getattr(args, "deepspeed_plugin", None), "deepspeed_config", None) or {}).get("scheduler")
+    if section and not isinstance(scheduler, CosineRestartLR):
+        file = args.deepspeed if isinstance(args.deepspeed, str) else os.getenv("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        raise ValueError(
+            f'Expected no "scheduler" section in DeepSpeed\'s configuration{f" {file}" if file else ""}, but got '
+            f"{section}: its {type(scheduler).__name__} would replace the schedule that was asked for. Remove the "
+            "section."
+        )
+    # The parameters of a layer-wise optimizer have optimizers of their own.
+    own = [id(group) for group in with_all_groups(optimizer).param_groups]
+    scheduled = getattr(scheduler, "optimizer", optimizer)
+    if scheduled is not optimizer and not any(id(group) in own for group in scheduled.param_groups):
+        raise ValueError(
+            f"Expected a scheduler of the trainer's optimizer, but the optimizer of the {type(scheduler).__name__} "
+            "shares no parameter group with it: the schedule would have no effect. Pass both: "
+            "optimizers=(optimizer, scheduler)."
+        )
 
 
 def _scheduler_with_cycles(lr_scheduler: Any) -> CosineRestartLR:

@@ -1,4 +1,4 @@
-"""The checkpoints in an output folder: which are complete, and which were saved at the cycle ends of one run."""
+"""The checkpoints in an output folder: which are complete, which to resume from, which are the cycle ends of a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from collections import deque
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 
 from hf_warmcos.saved_state import read_state
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 logger = logging.getLogger("hf_warmcos")
 
@@ -87,6 +91,46 @@ def find_incomplete_file(checkpoint: str | PathLike[str], process_index: int | N
             return index
     required += _needed_random_state(checkpoint, process_index)
     return next((checkpoint / name for name in required if not (checkpoint / name).is_file()), None)
+
+
+def complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args: TrainingArguments) -> str:
+    """Return the checkpoint to resume from, after a check that it is complete; for True, the newest complete one."""
+    if isinstance(resume_from_checkpoint, bool):
+        folder = _newest_complete_checkpoint(args)
+    else:
+        folder = Path(resume_from_checkpoint)
+        file = find_incomplete_file(folder, args.process_index)
+        if file is not None:
+            raise ValueError(
+                f"Expected resume_from_checkpoint to be a complete checkpoint, but {file} is missing or incomplete. "
+                "resume_from_checkpoint=True takes the newest complete one."
+            )
+    # A Trainer loads the first two only together. With DeepSpeed both are in the third.
+    scheduler, optimizer, both = (any(folder.glob(of)) for of in ("scheduler.pt", "*optimizer*", "global_step*"))
+    if not (both or (scheduler and optimizer)):
+        message = "%s has no optimizer or scheduler state (save_only_model?): the schedule starts again at step 0"
+        logger.warning(message, folder)
+    return str(folder)
+
+
+def _newest_complete_checkpoint(args: TrainingArguments) -> Path:
+    folders = trainer_checkpoints(args.output_dir or "")
+    # Each node may have an output folder of its own, and all processes must resume from the same step.
+    files = gather_object([(folder.name, find_incomplete_file(folder, args.process_index)) for folder in folders])
+    incomplete: list[str] = []
+    for folder in folders:
+        found_by = [file for name, file in files if name == folder.name]
+        file = next(filter(None, found_by), None)
+        if file is None and len(found_by) == args.world_size:
+            if incomplete:
+                logger.warning("Resume from %s. Skipped incomplete checkpoints: %s.", folder, "; ".join(incomplete))
+            return folder
+        incomplete.append(f"{file or f'on another node {folder}'} is missing or incomplete")
+    found = "; ".join(incomplete) or "there is none"
+    raise ValueError(
+        f"Expected a complete checkpoint in {args.output_dir!r} for resume_from_checkpoint=True, but {found}. Start "
+        "without resume_from_checkpoint, or pass the path of a complete one."
+    )
 
 
 def _is_complete(path: Path, in_checkpoint: bool) -> bool:

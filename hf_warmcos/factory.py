@@ -151,7 +151,7 @@ def get_cosine_restarts_with_decay_and_warmup_schedule(
         extend_from=extend_from,
         extend_peak=extend_peak,
     )
-    scheduler = CosineRestartLR(_with_all_groups(optimizer), schedule, last_epoch=last_epoch)
+    scheduler = CosineRestartLR(with_all_groups(optimizer), schedule, last_epoch=last_epoch)
     num_training_steps = None if num_training_steps is None else int(num_training_steps)
     for doubt in doubts(schedule, num_training_steps, scheduler.base_lrs):
         warnings.warn(doubt, UserWarning, stacklevel=3)
@@ -196,7 +196,7 @@ class _LayerWiseGroups(Optimizer):
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
 
 
-def _with_all_groups(optimizer: Optimizer) -> Optimizer:
+def with_all_groups(optimizer: Optimizer) -> Optimizer:
     """Return the optimizer, or the groups of all its own optimizers if it is a layer-wise one (GaLore, APOLLO).
 
     There each parameter has an optimizer of its own, which steps in a hook of its gradient, and transformers'

@@ -8,16 +8,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import gather_object
-from transformers import SchedulerType, Trainer
+from transformers import SchedulerType, Trainer, TrainerCallback
 
 from hf_warmcos.arguments import check_arguments, first_number_of_steps
-from hf_warmcos.callbacks import CycleEndCallback
-from hf_warmcos.checkpoints import find_incomplete_file, trainer_checkpoints
+from hf_warmcos.callbacks import CycleEndCallback, check_scheduler
+from hf_warmcos.checkpoints import complete_checkpoint
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
+from hf_warmcos.scheduler import CosineRestartLR
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -38,7 +37,8 @@ class WarmCosTrainerMixin:
 
     Leave out `lr_scheduler_type`. A warning says so if it is neither the default nor `"cosine_with_restarts"`. While
     the trainer trains and writes its model card, the arguments have `"cosine_with_restarts"`, so that logs and model
-    cards name this schedule. If you pass a scheduler with `optimizers`, the trainer uses that one.
+    cards name this schedule. If you pass a scheduler with `optimizers`, pass its optimizer, too: the trainer uses that
+    scheduler, and a warning says so if `lr_scheduler_kwargs` are given.
 
     `resume_from_checkpoint=True` resumes from the newest complete checkpoint. A run that was killed while it saved may
     leave an incomplete one: it is skipped, and a warning of the logger `hf_warmcos` names it.
@@ -50,8 +50,10 @@ class WarmCosTrainerMixin:
         TypeError: When a class is defined that has the mixin after the trainer. At construction, if
             `lr_scheduler_kwargs` is not a dict or has an unknown key.
         ValueError: At construction, if a value in `lr_scheduler_kwargs` is out of its range. At the start of training,
-            if the cycles do not fit, if the checkpoint to resume from is incomplete, or if there is a
-            [`CycleEndCallback`] that evaluates but no evaluation set.
+            if the cycles do not fit, if the checkpoint to resume from is incomplete, if another scheduler would train
+            (a `"scheduler"` section in DeepSpeed's configuration, a `create_scheduler` of a subclass), if a scheduler
+            that was passed has another optimizer than the trainer, or if there is a [`CycleEndCallback`] that evaluates
+            but no evaluation set.
 
     Example:
 
@@ -92,15 +94,29 @@ class WarmCosTrainerMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.lr_scheduler is None:
-            self._check_scheduler_arguments()
+        name = type(self).__name__
+        if self.lr_scheduler is not None:
+            if given := self.args.lr_scheduler_kwargs:
+                message = f"{name} ignores lr_scheduler_kwargs={given!r}: it was given a scheduler and uses that one."
+                warnings.warn(message, UserWarning, stacklevel=2)
+            return
+        self._scheduler_arguments()
+        # A value that is the default of the config's class looks as if nobody had given it.
+        given, default = (SchedulerType(of.lr_scheduler_type) for of in (self.args, type(self.args)))
+        if given not in (default, SchedulerType.COSINE_WITH_RESTARTS):
+            warnings.warn(
+                f"{name} ignores lr_scheduler_type={given.value!r} and uses cosine annealing with warm restarts. Leave "
+                "lr_scheduler_type out, or use a plain Trainer.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def train(self, resume_from_checkpoint: str | PathLike[str] | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as `Trainer.train` does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
         if resume_from_checkpoint:
-            resume_from_checkpoint = _complete_checkpoint(resume_from_checkpoint, self.args)
+            resume_from_checkpoint = complete_checkpoint(resume_from_checkpoint, self.args)
         self._check_evaluation_set()
-        with self._named_schedule():
+        with self._named_schedule(), self._checked_scheduler():
             return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +135,7 @@ class WarmCosTrainerMixin:
             `torch.optim.lr_scheduler.LRScheduler`: The trainer's scheduler.
         """
         if self.lr_scheduler is None:
-            kwargs = self._check_scheduler_arguments()  # again: they may have been changed after construction
+            kwargs = self._scheduler_arguments()  # again: they may have been changed after construction
             # A warmup given as a fraction stays what it was when a run is continued.
             warmup_of = first_number_of_steps(num_training_steps, kwargs.get("extend_from"))
             self.lr_scheduler = get_cosine_restarts_with_decay_and_warmup_schedule(
@@ -136,24 +152,26 @@ class WarmCosTrainerMixin:
         """Let the arguments name this schedule while they are logged and written; then restore the user's value."""
         given = self.args.lr_scheduler_type
         if self.lr_scheduler is None or self._created_lr_scheduler:
-            self._check_scheduler_arguments()
+            self._scheduler_arguments()
             self.args.lr_scheduler_type = SchedulerType.COSINE_WITH_RESTARTS
         try:
             yield
         finally:
             self.args.lr_scheduler_type = given
 
-    def _check_scheduler_arguments(self) -> dict[str, Any]:
-        """Return `lr_scheduler_kwargs` as a dict."""
-        scheduler_type = SchedulerType(self.args.lr_scheduler_type)
-        # The default "linear" looks the same as one that the user wrote.
-        if scheduler_type not in (SchedulerType.LINEAR, SchedulerType.COSINE_WITH_RESTARTS):
-            warnings.warn(
-                f"{type(self).__name__} ignores lr_scheduler_type={scheduler_type.value!r} and uses cosine annealing "
-                "with warm restarts. Leave lr_scheduler_type out, or use a plain Trainer.",
-                UserWarning,
-                stacklevel=3,
-            )
+    @contextmanager
+    def _checked_scheduler(self) -> Iterator[None]:
+        """Check before the first update which scheduler is in use: before other callbacks see it."""
+        callbacks = self.callback_handler.callbacks
+        check = _SchedulerCheck(type(self).__name__, None if self._created_lr_scheduler else self.lr_scheduler)
+        callbacks.insert(0, check)
+        try:
+            yield
+        finally:
+            callbacks.remove(check)
+
+    def _scheduler_arguments(self) -> dict[str, Any]:
+        """`lr_scheduler_kwargs` as a dict, checked."""
         return _checked_scheduler_kwargs(self.args.lr_scheduler_kwargs)
 
     def _check_evaluation_set(self) -> None:
@@ -168,44 +186,36 @@ class WarmCosTrainerMixin:
                 ) from error
 
 
-def _complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args: TrainingArguments) -> str:
-    """Return the checkpoint to resume from, after a check that it is complete; for True, the newest complete one."""
-    if isinstance(resume_from_checkpoint, bool):
-        folder = _newest_complete_checkpoint(args)
-    else:
-        folder = Path(resume_from_checkpoint)
-        file = find_incomplete_file(folder, args.process_index)
-        if file is not None:
+class _SchedulerCheck(TrainerCallback):
+    """Checks before the first update that the schedule that was asked for is in use, and says where it begins."""
+
+    def __init__(self, trainer: str, passed: Any) -> None:
+        self.trainer = trainer
+        self.passed = passed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        lr_scheduler = kwargs["lr_scheduler"]
+        check_scheduler(args, kwargs["optimizer"], lr_scheduler)
+        is_passed = self.passed is not None and lr_scheduler is self.passed
+        scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        if not (is_passed or isinstance(scheduler, CosineRestartLR)):
             raise ValueError(
-                f"Expected resume_from_checkpoint to be a complete checkpoint, but {file} is missing or incomplete. "
-                "resume_from_checkpoint=True takes the newest complete one."
+                f"Expected {self.trainer} to use the scheduler that it creates, but a {type(scheduler).__name__} is in "
+                "use. Remove what creates it, such as a create_scheduler of the class, or pass it and its optimizer: "
+                "optimizers=(optimizer, scheduler)."
             )
-    # A Trainer loads the first two only together. With DeepSpeed both are in the third.
-    scheduler, optimizer, both = (any(folder.glob(of)) for of in ("scheduler.pt", "*optimizer*", "global_step*"))
-    if not (both or (scheduler and optimizer)):
-        message = "%s has no optimizer or scheduler state (save_only_model?): the schedule starts again at step 0"
-        logger.warning(message, folder)
-    return str(folder)
-
-
-def _newest_complete_checkpoint(args: TrainingArguments) -> Path:
-    folders = trainer_checkpoints(args.output_dir or "")
-    # Each node may have an output folder of its own, and all processes must resume from the same step.
-    files = gather_object([(folder.name, find_incomplete_file(folder, args.process_index)) for folder in folders])
-    incomplete: list[str] = []
-    for folder in folders:
-        found_by = [file for name, file in files if name == folder.name]
-        file = next(filter(None, found_by), None)
-        if file is None and len(found_by) == args.world_size:
-            if incomplete:
-                logger.warning("Resume from %s. Skipped incomplete checkpoints: %s.", folder, "; ".join(incomplete))
-            return folder
-        incomplete.append(f"{file or f'on another node {folder}'} is missing or incomplete")
-    found = "; ".join(incomplete) or "there is none"
-    raise ValueError(
-        f"Expected a complete checkpoint in {args.output_dir!r} for resume_from_checkpoint=True, but {found}. Start "
-        "without resume_from_checkpoint, or pass the path of a complete one."
-    )
+        if is_passed and state.global_step == 0 and scheduler.last_epoch > 0:
+            logger.warning(
+                "Training begins at step %d of the scheduler that was passed: nothing sets it back for another "
+                "training or for another attempt of auto_find_batch_size. To begin at step 0, pass a new one.",
+                scheduler.last_epoch,
+            )
+        if state.global_step >= state.max_steps:
+            logger.warning(
+                "Nothing is left to train: the checkpoint to resume from has %d steps, and this training %d. With "
+                "num_train_epochs, a larger batch or more gradient_accumulation_steps make fewer steps.",
+                *(state.global_step, state.max_steps),
+            )
 
 
 def _checked_scheduler_kwargs(lr_scheduler_kwargs: dict[str, Any] | str | None) -> dict[str, Any]:
