@@ -262,7 +262,10 @@ def test_a_verdict_is_the_exit_code_also_where_nobody_reads_it(tmp_path):
 
 
 def test_a_table_that_is_interrupted_ends_without_a_traceback():
-    command = [sys.executable, "-m", "hf_warmcos", "table", "--T_0=10", "--num_training_steps=1e12"]
+    # A shell lets what it runs in the background ignore Ctrl-C, also these tests.
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    table = "import sys; from hf_warmcos.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", f"{reset}; {table}", "table", "--T_0=10", "--num_training_steps=1e12"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as table:
         table.stdout.readline()
         table.send_signal(signal.SIGINT)

@@ -34,6 +34,7 @@ def ending_schedules(draw) -> CosineRestartSchedule:
         "warmup_mode": draw(st.sampled_from(["overlap", "prefix", "every_cycle"])),
         "warmup_lr_rate": draw(st.sampled_from([0.0, 0.1])),
         "stable_ratio": draw(st.sampled_from([0.0, 0.3])),
+        "eta_min": draw(st.sampled_from([0.0, 0.01])),
     }
     if draw(st.booleans()):
         cycles = draw(st.lists(st.tuples(st.integers(5, 20), st.floats(0.1, 2)), min_size=1, max_size=4))
@@ -53,7 +54,7 @@ class TestOfASchedule:
         count = schedule.cycle_at(schedule.end).index + 1
         longer = schedule.extend(schedule.end + 60, num_cycles, decay=decay, T_mult=1, peak=peak)
         past = range(schedule.end)
-        assert [longer.lr_at(step, 0.3, 0.01) for step in past] == [schedule.lr_at(step, 0.3, 0.01) for step in past]
+        assert [longer.lr_at(step, 0.3) for step in past] == [schedule.lr_at(step, 0.3) for step in past]
         assert [longer.cycle(index) for index in range(count)] == [schedule.cycle(index) for index in range(count)]
         new = [longer.cycle(count + index) for index in range(num_cycles)]
         assert (new[0].start, new[-1].end, longer.end) == (schedule.end, schedule.end + 60, schedule.end + 60)

@@ -76,7 +76,7 @@ def test_compiled_steps_with_tensor_rates_are_never_compiled_again(arguments, co
         if not compiled_scheduler:
             scheduler.step()
         assert scheduler.last_epoch == step
-        assert rates_of(optimizer) == [scheduler.schedule.lr_at(step, base_lr, ETA_MIN) for base_lr in BASE_LRS]
+        assert rates_of(optimizer) == [scheduler.schedule.lr_at(step, base_lr) for base_lr in BASE_LRS]
 
     first, last = compiled_graphs(training_step, counter, optimizer, check)
     assert first == last
@@ -223,7 +223,7 @@ def test_a_step_with_tensor_rates_works_where_there_are_no_values_to_read():
     optimizer.step = lambda: None
     for _ in range(NUM_STEPS):
         scheduler.step()
-    assert scheduler.get_last_lr() == [scheduler.schedule.lr_at(NUM_STEPS, base_lr, ETA_MIN) for base_lr in BASE_LRS]
+    assert scheduler.get_last_lr() == [scheduler.schedule.lr_at(NUM_STEPS, base_lr) for base_lr in BASE_LRS]
 
 
 def test_the_import_loads_torch_and_nothing_heavier():

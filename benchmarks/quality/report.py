@@ -42,7 +42,7 @@ LOW = "continue at 0.1 of the peak"
 SCHEDULE_FREE = "Schedule-Free AdamW"
 GROWING = "growing cycles: `num_cycles=3, T_mult=2`"
 FOURTH_TASKS = {"reviews": "all weights", "reviews, LoRA": "LoRA"}
-GROWING_PLATEAU = "growing cycles with a plateau: `num_cycles=3, T_mult=2, stable_ratio=0.8`"
+GROWING_PLATEAU = "3 growing cycles with a plateau"
 
 
 class Estimate(NamedTuple):
