@@ -101,7 +101,7 @@ def test_a_scheduler_that_a_subclass_creates_is_refused_before_the_first_update(
 
 
 def test_a_resumed_run_with_nothing_left_to_train_says_so(tmp_path, caplog):
-    trainer_of(tmp_path, save_steps=10, lr_scheduler_kwargs=THREE_CYCLES).train()
+    trainer_of(tmp_path, save_strategy="steps", save_steps=10, lr_scheduler_kwargs=THREE_CYCLES).train()
     resumed = trainer_of(tmp_path, max_steps=7, lr_scheduler_kwargs=THREE_CYCLES)
     with caplog.at_level(logging.WARNING, "hf_warmcos"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
@@ -128,7 +128,7 @@ def train_with_deepspeed(output_dir: str, with_callback: bool) -> None:
         "gradient_accumulation_steps": "auto",
         "zero_optimization": {"stage": 0},
         "zero_allow_untested_optimizer": True,
-        "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}},
     }
     folder = Path(output_dir)
     (folder / "ds.json").write_text(json.dumps(config))

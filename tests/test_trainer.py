@@ -220,8 +220,7 @@ class TestArguments:
         args = training_arguments(tmp_path, max_steps=4, lr_scheduler_type=name)
         with pytest.warns(UserWarning, match=f"ignores lr_scheduler_type='{name}'"):
             trainer = WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(16))
-        with pytest.warns(UserWarning, match=f"ignores lr_scheduler_type='{name}'"):
-            trainer.train()
+        trainer.train()
         assert trainer.lr_scheduler.schedule == CosineRestartSchedule.fit(4)
 
     @pytest.mark.filterwarnings("error:.*ignores lr_scheduler_type")
@@ -248,7 +247,8 @@ class TestArguments:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         scheduler = get_cosine_with_hard_restarts_schedule_with_warmup(optimizer, 0, 8, num_cycles=2)
         args = training_arguments(tmp_path, max_steps=8, lr_scheduler_type="linear", lr_scheduler_kwargs={"other": 1})
-        trainer = WarmCosTrainer(model, args, train_dataset=token_rows(16), optimizers=(optimizer, scheduler))
+        with pytest.warns(UserWarning, match="ignores lr_scheduler_kwargs"):
+            trainer = WarmCosTrainer(model, args, train_dataset=token_rows(16), optimizers=(optimizer, scheduler))
         trainer.train()
         assert trainer.lr_scheduler is scheduler
         assert logged_rates(trainer)[0] == 0.5

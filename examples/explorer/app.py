@@ -227,7 +227,8 @@ def read_run(file: dict[str, str]) -> dict[str, Any]:
     count = len(run.steps)
     kept = sorted({index * (count - 1) // (MOST_LOGGED - 1) for index in range(MOST_LOGGED)})
     name = path.name if len(kept) == count else f"{path.name} ({len(kept):,} of its {count:,} learning rates)"
-    steps, rates, *counts = ([each[index] for index in kept] for each in (run.steps, run.rates, *run.counts))
+    columns: list[Any] = [run.steps, run.rates, *run.counts]
+    steps, rates, *counts = ([column[index] for index in kept] for column in columns)
     return {"run": run._replace(path=name, steps=steps, rates=rates, counts=counts)}
 
 
