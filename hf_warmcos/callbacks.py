@@ -6,6 +6,10 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partialmethod, wraps
+from types import ModuleType
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -204,6 +208,51 @@ class CycleEndCallback(TrainerCallback, ExportableState):
 
 def _restore_save_strategy(args: TrainingArguments) -> None:
     args.save_strategy = getattr(args.save_strategy, "given", args.save_strategy)
+
+
+def add_to_each_trainer(module: ModuleType, what: Collection[str]) -> None:
+    """Give each Trainer of the process a [`CycleEndCallback`], as if its author had added it.
+
+    A trainer that has one keeps its own. Before a training starts, its evaluation set is checked.
+
+    Args:
+        module (`module`): `transformers.trainer`, whose `DEFAULT_CALLBACKS` each Trainer gets.
+        what (collection of `str`): `"evaluate"`, `"save"` or both.
+    """
+    of_trainers = partialmethod(CycleEndCallback.__init__, evaluate="evaluate" in what, save="save" in what)
+    # Of the same name, by which a Trainer finds the state of its callbacks in a checkpoint.
+    default = type(CycleEndCallback.__name__, (CycleEndCallback,), {"__init__": of_trainers})
+    module.DEFAULT_CALLBACKS.append(default)
+    train = module.Trainer.train
+
+    @wraps(train)
+    def checked(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        with suppress(KeyError, OSError):  # below `hf-warmcos run`: the folder that says that no Trainer trained
+            os.rmdir(os.environ["HF_WARMCOS_UNUSED"] + "-trainer")
+        callbacks = trainer.callback_handler.callbacks
+        if any(isinstance(callback, CycleEndCallback) and type(callback) is not default for callback in callbacks):
+            trainer.remove_callback(default)
+        check_evaluation_set(trainer)
+        return train(trainer, *args, **kwargs)
+
+    module.Trainer.train = checked
+
+
+def check_evaluation_set(trainer: Any) -> None:
+    """Check that a trainer that evaluates at cycle ends has an evaluation set.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    callbacks = trainer.callback_handler.callbacks
+    if trainer.eval_dataset is None and any(isinstance(cb, CycleEndCallback) and cb.evaluate for cb in callbacks):
+        try:
+            trainer.get_eval_dataloader()  # a trainer may have overridden it
+        except ValueError as error:
+            raise ValueError(
+                "Expected an evaluation set for CycleEndCallback, but the trainer has eval_dataset=None. Pass an "
+                "eval_dataset, or use CycleEndCallback(evaluate=False), or hf-warmcos run --at_cycle_ends save."
+            ) from error
 
 
 def check_scheduler(args: TrainingArguments, optimizer: Any, lr_scheduler: Any) -> None:

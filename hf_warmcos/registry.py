@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import warnings
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -25,6 +26,7 @@ _IN_PLACE_OF = {name: {"cycles"} for name in ("num_cycles", "T_mult", "decay")}
 _IN_PLACE_OF |= {"T_0": {"num_cycles", "cycles"}, "cycles": {"num_cycles", "T_0", "T_mult", "decay"}}
 _IN_PLACE_OF |= {"min_lr": {"min_lr_rate"}, "min_lr_rate": {"min_lr"}}
 
+_LENGTHS = ("num_cycles", "T_0", "cycles")
 _lock = threading.RLock()
 _registrations: dict[ExitStack, dict[str, Any]] = {}  # with their arguments, the latest last
 _replaced: dict[ModuleType, Any] = {}  # what was in the module's table
@@ -75,6 +77,9 @@ def register(**arguments: Any) -> ExitStack:
     check_arguments(**arguments)
     registration = ExitStack()
     registration.callback(_end, registration)
+    with _lock:
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(sys.meta_path.index(PathFinder), _finder)
     _registrations[registration] = {name: value for name, value in arguments.items() if value is not None}
     # Not from sys.modules: a module that another thread is importing has no table yet, and import_module waits for it.
     _update_tables(*[import_module(name) for name in _MODULES if name in sys.modules])
@@ -108,6 +113,8 @@ def _end(registration: ExitStack) -> None:
     _registrations.pop(registration, None)
     if not _registrations:
         _update_tables(*_replaced)
+        with suppress(ValueError):
+            sys.meta_path.remove(_finder)
 
 
 def _registered_schedule(*passed_by_position: Any, **passed_by_name: Any) -> Any:
@@ -120,7 +127,17 @@ def _registered_schedule(*passed_by_position: Any, **passed_by_name: Any) -> Any
     given = [{}, *_registrations.values()][-1]
     passed = inspect.signature(factory).bind_partial(*passed_by_position, **passed_by_name).arguments
     replaced = set().union(*(_IN_PLACE_OF.get(name, ()) for name in given))
-    return factory(**{name: value for name, value in passed.items() if name not in replaced} | given)
+    arguments = {name: value for name, value in passed.items() if name not in replaced} | given
+    lengths = {name: arguments[name] for name in _LENGTHS if arguments.get(name) is not None}
+    # diffusers passes num_cycles=1 where nobody asked for it.
+    if lengths in ({}, {"num_cycles": 1}) and "num_cycles" not in given:
+        warnings.warn(
+            "The schedule is one cosine without a restart: give num_cycles, T_0 or cycles to register or to "
+            "hf-warmcos run, or num_cycles=1 if you mean it.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return factory(**arguments)
 
 
 def _update_tables(*modules: ModuleType) -> None:
@@ -134,7 +151,18 @@ def _update_tables(*modules: ModuleType) -> None:
                 table[key] = _replaced[module]
 
 
-class _UpdateTableAtImport:
+def _add_callback(trainer: ModuleType) -> None:
+    """Give each Trainer a callback at cycle ends, where `hf-warmcos run --at_cycle_ends` asks for it."""
+    if "HF_WARMCOS_AT_CYCLE_ENDS" in os.environ:
+        from hf_warmcos.callbacks import add_to_each_trainer
+
+        add_to_each_trainer(trainer, os.environ["HF_WARMCOS_AT_CYCLE_ENDS"].split(","))
+
+
+_AT_IMPORT = {**dict.fromkeys(_MODULES, _update_tables), "transformers.trainer": _add_callback}
+
+
+class _UpdateAtImport:
     """A finder that finds the modules with the tables as Python does, and updates the table once they are imported.
 
     So `register` imports nothing itself: neither a library that the process never needs, nor one before a script has
@@ -142,13 +170,13 @@ class _UpdateTableAtImport:
     """
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
-        spec = PathFinder.find_spec(name, path, target) if name in _MODULES else None
+        spec = PathFinder.find_spec(name, path, target) if name in _AT_IMPORT else None
         if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (execute(module), _update_tables(module))  # type: ignore
+            execute, update = spec.loader.exec_module, _AT_IMPORT[name]
+            spec.loader.exec_module = lambda module: (execute(module), update(module))  # type: ignore
         return spec
 
 
-sys.meta_path.insert(sys.meta_path.index(PathFinder), _UpdateTableAtImport())
+_finder: Any = _UpdateAtImport()  # in sys.meta_path while there is a registration
 if "HF_WARMCOS_REGISTER" in os.environ:  # set by `hf-warmcos run`; what a script registers later holds over it
     register(**json.loads(os.environ["HF_WARMCOS_REGISTER"]))

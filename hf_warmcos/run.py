@@ -14,6 +14,10 @@ examples:
   hf-warmcos run --num_cycles 3 --T_mult 2 --stable_ratio 0.8 \\
     accelerate launch train.py --lr_scheduler cosine_with_restarts ...
 
+  Checkpoints at cycle ends, from each Trainer of the command:
+    hf-warmcos run --num_cycles 3 --T_mult 2 --stable_ratio 0.8 \\
+      --at_cycle_ends save axolotl train config.yml
+
   On several machines, inside the launcher:
     accelerate launch ... -m hf_warmcos run --num_cycles 3 --T_mult 2 \\
       --stable_ratio 0.8 train.py --lr_scheduler cosine_with_restarts ...
@@ -27,20 +31,35 @@ import signal
 import subprocess
 import sys
 import tempfile
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from hf_warmcos.arguments import check_arguments
+from hf_warmcos.checks import shown
 from hf_warmcos.options import Parser, add_schedule_options, schedule_arguments
 
 # How launchers tell a process which one it is: torchrun and Accelerate, several kinds of MPI, Slurm.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
+AT_CYCLE_ENDS = ("evaluate", "save")
+
+
+def at_cycle_ends(text: str) -> str:
+    """Read what to do at cycle ends: `evaluate`, `save` or both with a comma between."""
+    if not text or not {*text.split(",")} <= {*AT_CYCLE_ENDS}:
+        raise ArgumentTypeError(f"expected evaluate, save or evaluate,save, but got {shown(text)}")
+    return text
+
+
 def run_parser() -> Parser:
     """The parser of what stands between `run` and the command."""
     usage = "hf-warmcos run [schedule options] {COMMAND, SCRIPT.py, -m MODULE} [ARGS ...]"
     parser = Parser(prog="hf-warmcos run", usage=usage, description=__doc__)
-    add_schedule_options(parser.add_argument_group("schedule options"))
+    options = parser.add_argument_group("schedule options")
+    add_schedule_options(options)
+    what = "evaluate, save or evaluate,save: what each Trainer of the command does in addition where a cycle ends"
+    options.add_argument("--at_cycle_ends", type=at_cycle_ends, metavar="WHAT", help=what)
     return parser
 
 
@@ -59,7 +78,8 @@ def run(arguments: list[str]) -> int:
     """
     parser = run_parser()
     own, command = _split(arguments)
-    schedule = schedule_arguments(parser.parse_args(own))
+    options = parser.parse_args(own)
+    schedule = schedule_arguments(options)
     try:
         check_arguments(**schedule)
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -71,6 +91,9 @@ def run(arguments: list[str]) -> int:
     # Through PYTHONPATH, and not a file in site-packages: it reaches what runs below this command, and nothing else.
     python_path = [str(Path(__file__).with_name("startup")), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"PYTHONPATH": os.pathsep.join(python_path), "HF_WARMCOS_REGISTER": json.dumps(schedule)}
+    os.environ.pop("HF_WARMCOS_AT_CYCLE_ENDS", None)  # of a prefix around this one
+    if options.at_cycle_ends is not None:
+        os.environ["HF_WARMCOS_AT_CYCLE_ENDS"] = options.at_cycle_ends
     if "HF_WARMCOS_UNUSED" not in os.environ and all(os.environ.get(name, "0") == "0" for name in _RANKS):
         # The command's first process makes this folder, the first use of the schedule in any process removes it.
         os.environ["HF_WARMCOS_UNUSED"] = tempfile.mktemp(prefix=f"hf-warmcos-{os.getpid()}-")

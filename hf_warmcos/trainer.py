@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import SchedulerType, Trainer, TrainerCallback
 
 from hf_warmcos.arguments import check_arguments, first_number_of_steps
-from hf_warmcos.callbacks import CycleEndCallback, check_scheduler
+from hf_warmcos.callbacks import check_evaluation_set, check_scheduler
 from hf_warmcos.checkpoints import complete_checkpoint
 from hf_warmcos.factory import get_cosine_restarts_with_decay_and_warmup_schedule
 from hf_warmcos.scheduler import CosineRestartLR
@@ -115,7 +115,7 @@ class WarmCosTrainerMixin:
         """Train, as `Trainer.train` does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
         if resume_from_checkpoint:
             resume_from_checkpoint = complete_checkpoint(resume_from_checkpoint, self.args)
-        self._check_evaluation_set()
+        check_evaluation_set(self)
         with self._named_schedule(), self._checked_scheduler():
             return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
@@ -173,17 +173,6 @@ class WarmCosTrainerMixin:
     def _scheduler_arguments(self) -> dict[str, Any]:
         """`lr_scheduler_kwargs` as a dict, checked."""
         return _checked_scheduler_kwargs(self.args.lr_scheduler_kwargs)
-
-    def _check_evaluation_set(self) -> None:
-        callbacks = self.callback_handler.callbacks
-        if self.eval_dataset is None and any(isinstance(cb, CycleEndCallback) and cb.evaluate for cb in callbacks):
-            try:
-                self.get_eval_dataloader()  # type: ignore[attr-defined]  # a trainer may have overridden it
-            except ValueError as error:
-                raise ValueError(
-                    "Expected an evaluation set for CycleEndCallback, but the trainer has eval_dataset=None. Pass an "
-                    "eval_dataset, or use CycleEndCallback(evaluate=False)."
-                ) from error
 
 
 class _SchedulerCheck(TrainerCallback):

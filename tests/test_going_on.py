@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optimizers import make_optimizer
 from safetensors.torch import load_file
 from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_warmcos import (
     CosineRestartLR,
@@ -290,3 +290,20 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     assert scheduler.optimizer.param_groups[0]["lr"] == scheduler.schedule.lr_at(1000, 1e-3)
     assert not scheduler.optimizer.state, "the last one begins afresh"
     assert namespace["trainer"].state.global_step == namespace["trainer"].lr_scheduler.schedule.end == 40
+
+
+def test_the_callback_of_the_page_resets_the_moments_at_each_cycle_end(tmp_path):
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "FreshMoments" in block
+    )
+    exec(compile(code, str(PAGE), "exec"), namespace := {})
+
+    class Counts(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            counts.append(len(kwargs["optimizer"].state))
+
+    counts = []
+    args = training_arguments(tmp_path, max_steps=14, lr_scheduler_kwargs={"num_cycles": 3, "T_mult": 2})
+    callbacks = [namespace["FreshMoments"](), Counts()]
+    WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(64), callbacks=callbacks).train()
+    assert [step for step, count in enumerate(counts) if count == 0] == [0, 2, 6]

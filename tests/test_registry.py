@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -294,3 +295,30 @@ def test_a_plain_trainer_trains_by_it_and_goes_on_by_it(tmp_path, resumed):
             trainer = Trainer(causal_lm(), args, train_dataset=token_rows(64))
             trainer.train(resume_from_checkpoint=checkpoint)
             assert logged_rates(trainer) == expected
+
+
+def test_the_finder_is_there_while_there_is_a_registration():
+    before = [*sys.meta_path]
+    with register(num_cycles=2):
+        assert len(sys.meta_path) == len(before) + 1
+        with register(num_cycles=3):
+            assert len(sys.meta_path) == len(before) + 1
+    assert sys.meta_path == before
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"), [({}, {}), ({"stable_ratio": 0.5}, {"num_cycles": 1}), ({"min_lr": 0.01}, {})]
+)
+def test_a_schedule_without_a_restart_that_nobody_asked_for_is_a_warning(given, passed):
+    with register(**given), pytest.warns(UserWarning, match="one cosine without a restart"):
+        entry()(make_optimizer(0.5), 0, 25, **passed)
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [({"num_cycles": 1}, {}), ({"num_cycles": 3}, {"num_cycles": 1}), ({}, {"num_cycles": 3}), ({"T_0": 5}, {})],
+)
+def test_cycles_that_somebody_asked_for_are_none(given, passed):
+    with register(**given), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        entry()(make_optimizer(0.5), 0, 25, **passed)

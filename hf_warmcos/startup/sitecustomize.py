@@ -28,7 +28,7 @@ class RegisterAtImport:
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name in ("transformers.optimization", "diffusers.optimization"):
+        if name in ("transformers.optimization", "transformers.trainer", "diffusers.optimization"):
             try:
                 import hf_warmcos.registry  # noqa: F401
             except Exception as error:
@@ -51,15 +51,24 @@ def report_at_exit(unused: str) -> None:
         python_exit(code)
 
     def report() -> None:
-        if os.getpid() == pid and os.path.isdir(unused):
-            os.rmdir(unused)
+        left_over = [folder for folder in (unused, unused + "-trainer") if os.path.isdir(folder)]
+        if os.getpid() == pid and left_over:
+            for folder in left_over:
+                os.rmdir(folder)
             main = sys.modules["__main__"]
             left = codes[-1] if codes else main.__spec__ is None and hasattr(main, "__file__")
-            if not left and not hasattr(sys, "last_type") and not isinstance(main.__loader__, type):
+            if left or hasattr(sys, "last_type") or isinstance(main.__loader__, type):
+                return
+            if unused in left_over:
                 sys.stderr.write('hf-warmcos run: no schedule was asked for by the name "cosine_with_restarts": ')
-                sys.stderr.write("the command has no option for it, or was given another name\n")
+                sys.stderr.write("the command has no option for it, was given another name, or has a DeepSpeed ")
+                sys.stderr.write('configuration with a "scheduler" section\n')
+            if unused + "-trainer" in left_over:
+                sys.stderr.write("hf-warmcos run: nothing was evaluated or saved at cycle ends: no Trainer trained\n")
 
     os.makedirs(unused, exist_ok=True)
+    if "HF_WARMCOS_AT_CYCLE_ENDS" in os.environ:
+        os.makedirs(unused + "-trainer", exist_ok=True)
     sys.exit = exit
     atexit.register(report)
 
