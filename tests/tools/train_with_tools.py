@@ -5,8 +5,9 @@
 
 Each tool gets an environment of its own in --folder, which is kept for the next time; then the tool trains a tiny model
 on the CPU, with `hf-warmcos run` in front of its command where that is the recipe: on 1 process, resumed from a
-checkpoint, and on 2 processes where the tool trains on several without a GPU. This is not part of the test suite. It
-needs the requirements of the tests, and `uv`, which it installs into an environment of its own.
+checkpoint, and on 2 processes where the tool trains on several without a GPU. Behind the prefix each cycle end has to
+leave a checkpoint. This is not part of the test suite. It needs the requirements of the tests, and `uv`, which it
+installs into an environment of its own.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ import yaml
 from tokenizers import ByteLevelBPETokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 
-from hf_warmcos import CosineRestartSchedule
+from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_STEPS, NUM_WARMUP_STEPS, LR = 25, 4, 1e-2
-RUN = ["hf-warmcos", "run", "--num_cycles", "3", "--T_mult", "2"]
+RUN = ["hf-warmcos", "run", "--num_cycles", "3", "--T_mult", "2", "--at_cycle_ends", "save"]
 SCHEDULE = CosineRestartSchedule.fit(NUM_STEPS, 3, T_mult=2, warmup_steps=NUM_WARMUP_STEPS, warmup_mode="prefix")
+CYCLE_ENDS = [*SCHEDULE.restarts(NUM_STEPS), NUM_STEPS]
 # What an environment for the CPU cannot use, or what does not fit its torch.
 LEFT_OUT = ("torchvision", "torchaudio", "xformers", "flash-attn")
 
@@ -305,6 +307,10 @@ def train(tool: Tool, environment: Path, folder: Path, num_processes: int, resum
     expected = [[SCHEDULE.lr_at(step + ahead, LR) for step in range(NUM_STEPS)] for ahead in (0, 1)]
     if rates not in expected:
         raise AssertionError(f"Expected {expected[0]}, but the command of {log} logged {rates}")
+    if "--at_cycle_ends" in command:
+        found = [path.name for path in find_cycle_end_checkpoints(folder / "output")]
+        if found != [f"checkpoint-{step}" for step in CYCLE_ENDS]:
+            raise AssertionError(f"Expected checkpoints at {CYCLE_ENDS}, but {folder / 'output'} has {found}")
 
 
 def main() -> int:
