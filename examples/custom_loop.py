@@ -21,9 +21,8 @@ NUM_TRAINING_STEPS = 60
 def main() -> None:
     torch.manual_seed(0)
     text = torch.tensor(list("".join(topics.values()).encode()))
-    blocks = text.unfold(0, 64, 64)  # rows of 64 bytes
-    train_data: Any = blocks[20:]
-    held_out = blocks[:20]
+    blocks: Any = text.unfold(0, 64, 64)  # rows of 64 bytes
+    held_out, train_data = blocks[:20], blocks[20:]
     loader: DataLoader = DataLoader(train_data, batch_size=8, shuffle=True, drop_last=True)
     config = GPT2Config(vocab_size=256, n_positions=64, n_embd=128, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
     model = GPT2LMHeadModel(config)
@@ -38,15 +37,13 @@ def main() -> None:
     model.train()
     batches = chain.from_iterable(repeat(loader))  # epoch after epoch
     while scheduler.last_epoch < NUM_TRAINING_STEPS:
-        batch = next(batches)
-        loss = model(input_ids=batch, labels=batch).loss
+        loss = model(input_ids=(batch := next(batches)), labels=batch).loss
         loss.backward()
         learning_rate = scheduler.get_last_lr()[0]
         optimizer.step()
         scheduler.step()  # after optimizer.step(), once per update
         optimizer.zero_grad()
-        step = scheduler.last_epoch
-        if step % 10 == 0:
+        if (step := scheduler.last_epoch) % 10 == 0:
             print(f"step {step:3}  learning rate {learning_rate:.2e}  loss {loss.item():.3f}")
 
         # The update that was just made had the lowest learning rate of its cycle: the moment to evaluate and to save.

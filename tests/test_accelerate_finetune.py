@@ -159,7 +159,7 @@ def test_a_log_that_was_damaged_is_written_again(small, whole_run, tmp_path):
 
 def expect_one_line_error(run: Run, *expected: str) -> None:
     assert run.wait() != 0, run.output
-    (error,) = [line for line in run.output.splitlines() if re.match(r"[\w.]+: error: ", line)]
+    (error,) = [line for line in run.output.splitlines() if re.match(r"[-\w.]+: error: ", line)]
     for text in expected:
         assert text in error
     assert 'accelerate_finetune.py", line' not in run.output

@@ -61,7 +61,8 @@ class TestOfASchedule:
         assert max(cycle.length for cycle in new) - min(cycle.length for cycle in new) <= 1
         first = schedule.peak_lr(count - 1) * decay if peak is None else peak
         peaks = [longer.peak_lr(cycle.index) for cycle in new]
-        assert peaks == pytest.approx([first * decay**index for index in range(num_cycles)], rel=1e-12)
+        expected = [max(first * decay**index, schedule.minimum()) for index in range(num_cycles)]
+        assert peaks == pytest.approx(expected, rel=1e-12)
 
     def test_by_default_the_cycles_go_on_as_they_were(self):
         schedule = CosineRestartSchedule(T_0=10, T_mult=2, decay=0.5, num_cycles=2)

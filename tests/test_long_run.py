@@ -24,7 +24,7 @@ def start_of_cycle(index: int) -> int:
 def rates_of_cycle(index: int, base_lr: float) -> list[float]:
     """The definition, written out for all steps of a cycle."""
     length = start_of_cycle(index + 1) - start_of_cycle(index)
-    span = max(base_lr * DECAY**index, min(base_lr)) - ETA_MIN
+    span = max(base_lr * DECAY**index, min(base_lr, ETA_MIN)) - ETA_MIN
     stable = min(round(STABLE_RATIO * length), length - 1)
     cosine = [
         ETA_MIN + span * ((1 + math.cos(math.pi * step / (length - stable))) / 2) for step in range(length - stable)

@@ -238,23 +238,23 @@ def same_data_losses(frame: pd.DataFrame, task: str) -> tuple[dict[int, pd.DataF
 
 
 def same_data_table(frame: pd.DataFrame) -> str:
-    """Study 2, a row for each way to continue on the same data: the loss on each task at N, 2 N and 4 N updates.
+    """Study 2, for each task a table with a row for each way to continue on the same data: the loss at N, 2 N and 4 N.
 
     The baseline of the arrows is the cosine planned for that length; when stopped at any time, the one for 4 N.
     """
-    cells: dict[str, list[str]] = {}
+    tables = []
     for task in SECOND_TASKS:
+        rows = []
         losses, planned = same_data_losses(frame, task)
         stopped = losses_when_stopped(frame, task)
         runs = frame[(frame["task"] == task) & (frame["scenario"] == "same data")]
         for name, of in groups(runs, "name"):
             # On the way of a longer plan there is no end.
             shown = [f for f in (1, 2, 4) if name in losses[f] and of["plan"].iloc[0] in (1, f)]
-            row = cells.setdefault(name, [])
-            row += [against(losses[f][name], planned[f]) if f in shown else "" for f in (1, 2, 4)]
-            row.append(against(stopped[name], stopped[PLANNED.format(4)]) if 4 in shown else "")
-    columns = [f"`{task}`, {when}" for task in SECOND_TASKS for when in ("N", "2 N", "4 N", "stopped")]
-    return markdown_table(["", *columns], [[name, *row] for name, row in cells.items()])
+            row = [against(losses[f][name], planned[f]) if f in shown else "" for f in (1, 2, 4)]
+            rows.append([name, *row, against(stopped[name], stopped[PLANNED.format(4)]) if 4 in shown else ""])
+        tables.append(markdown_table([f"`{task}`", "N", "2 N", "4 N", "stopped"], rows))
+    return "\n\n".join(tables)
 
 
 def other_data_losses(frame: pd.DataFrame, task: str) -> dict[str, pd.DataFrame]:
