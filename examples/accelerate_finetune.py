@@ -107,12 +107,13 @@ def one_line_errors(prefix: str = "") -> Iterator[None]:
         sys.exit(2)
 
 
-def end_with_one_line(*_: Any) -> None:
+def end_with_one_line(number: int, _: Any) -> None:
+    """Also for SIGTERM: a launcher that was interrupted ends its processes by it."""
     if os.environ.get("RANK", "0") == "0":
         print(
             "\nInterrupted. The same command continues the run from its newest checkpoint.", file=sys.stderr, flush=True
         )
-    os._exit(128 + signal.SIGINT)
+    os._exit(128 + number)
 
 
 def load_model_and_tokenizer(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -221,7 +222,8 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, loader: Any) -> f
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
-    signal.signal(signal.SIGINT, end_with_one_line)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_with_one_line)
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: if the launcher is killed, end with it
     # Without a GPU, Accelerate joins its processes only if you ask for the CPU. Accelerator(cpu=True) omits DeepSpeed.
