@@ -36,7 +36,8 @@ class CycleEndCallback(TrainerCallback, ExportableState):
 
     To do so at cycle ends only, set `eval_strategy="no"` and `save_strategy="no"`. `load_best_model_at_end=True` works
     with these too, and loads the best cycle end. A step at which both a cycle and an epoch end is evaluated and saved
-    once. If the cycles are fitted into the training, the last cycle ends at the last step.
+    once. If the cycles are fitted into the training, the last cycle ends at the last step. The learning rate that is
+    logged there is that of the update before, the lowest of its cycle; the optimizer holds the next peak.
 
     Mixed precision skips an update whose gradients overflow. The schedule does not count it, but the Trainer does: the
     training then ends a few steps before the last cycle does. At the last step of the training, the last cycle counts

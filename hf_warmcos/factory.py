@@ -212,11 +212,16 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
     r"""Cosine annealing with warm restarts, whose peak decays at each restart, after one linear warmup.
 
     [`CosineRestartLR`], constructed with the arguments of torch's `CosineAnnealingWarmRestarts`. At step t in cycle k,
-    which starts at :math:`s_k` and has :math:`T_k` steps:
+    which starts at :math:`s_k` and has :math:`T_k` steps, of which :math:`h_k` stay at the peak:
 
     .. math::
+        h_k &= \min(\mathrm{round}(stable\_ratio \cdot T_k), T_k - 1) \\
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
-        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi (t - s_k) / T_k)}{2}\right)
+        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min})
+        \frac{1 + \cos(\pi \max(0, t - s_k - h_k) / (T_k - h_k))}{2}\right)
+
+    where ``warm(t)`` is ``min(1, t / warmup_steps)``, or 1 without a warmup. The formulas of other warmup modes are
+    in [`CosineRestartSchedule`].
 
     Args:
         optimizer (`torch.optim.Optimizer`): The optimizer whose learning rates are scheduled. A tensor

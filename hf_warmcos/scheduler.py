@@ -167,7 +167,11 @@ class CosineRestartLR(LRScheduler):
 
     @property
     def at_cycle_end(self) -> bool:
-        """True after the ``step()`` that ends a cycle: evaluate and save then."""
+        """True after the ``step()`` that ends a cycle: evaluate and save then.
+
+        The update that was just made had the lowest learning rate of its cycle. What the optimizer holds now, and what
+        ``get_last_lr()`` returns, is for the next update: where another cycle follows, its peak.
+        """
         arc = self._here()
         # A restart ends the cycle before; after the last cycle there is none.
         return self.last_epoch in (arc.start, arc.cycle.end) and not self._fraction
