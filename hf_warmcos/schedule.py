@@ -41,6 +41,10 @@ WARMUP_MODES = ("overlap", "prefix", "every_cycle")
 Cycles: TypeAlias = Sequence[int | Sequence[float] | Mapping[str, float]]  # listed, as the argument `cycles`
 
 
+def _clip(value: float, low: float, high: float) -> float:
+    return low if value < low else high if value > high else value
+
+
 @dataclass(frozen=True, slots=True)
 class Arc:
     r"""The learning rate through one cycle: a linear rise, a plateau at the peak, half a cosine down to the minimum.
@@ -97,19 +101,17 @@ class Arc:
 
         For arrays, as in [`CosineRestartSchedule.curve`], pass numpy's `cos` and `clip`.
         """
-        fallen, risen = step - self.fall_start, step - self.rise_start
+        fallen = step - self.fall_start
         if clip:
-            fallen, risen = clip(fallen, 0, self.fall), clip(risen, 0, self.rise)
+            fallen = clip(fallen, 0, self.fall)
         elif fallen < 0:  # on the plateau, or before it
             fallen = 0
         elif fallen > self.fall:
             fallen = self.fall
         of_span = (1 + cos(pi * fallen / self.fall)) / 2
-        if not clip:
-            if risen >= self.rise or not self.rise:  # most steps
-                return 1.0, of_span
-            risen = max(0, risen)
-        risen = risen / self.rise
+        if not clip and (not self.rise or step >= self.rise_start + self.rise):  # most steps
+            return 1.0, of_span
+        risen = (clip or _clip)(step - self.rise_start, 0, self.rise) / self.rise
         return (
             self.floor_from + (1 - self.floor_from) * risen,
             (self.span_from + (1 - self.span_from) * risen) * of_span,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
+import time
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -91,6 +91,7 @@ class CosineRestartLR(LRScheduler):
     _in_use: list[float] | None = None  # the base_lrs that the groups have as their initial_lr
     _groups: list[dict[str, Any]]  # these groups: others may be there now
     _last_lr: list[float]  # type: ignore[assignment]  # the learning rates of the position
+    _moves = False  # while a step is taken
 
     def __init__(
         self,
@@ -108,7 +109,6 @@ class CosineRestartLR(LRScheduler):
         for index, group in enumerate(optimizer.param_groups):
             _group_lr(index, group)  # an error before anything is changed
         self._schedule = schedule
-        self._lock = threading.RLock()
         self._warns_after = MOST_STEPS if schedule.end is None else schedule.end
         super().__init__(optimizer, last_epoch)
         self.verbose = verbose  # after the base class, whose older releases have a deprecated attribute of this name
@@ -223,12 +223,12 @@ class CosineRestartLR(LRScheduler):
         A subclass may override it; what it returns is what ``step()`` writes.
         """
         arc = self._here()
-        if self._floors_and_spans is None or self._in_use != self._base_lrs:
-            self._floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in self._base_lrs]
-        step = self.last_epoch + self._fraction
-        of_floor, of_span = arc.fractions_at(step if step > 0 else 0)  # -1 in a scheduler that waits for its turn
+        floors_and_spans = self._floors_and_spans
+        if floors_and_spans is None or self._in_use != self._base_lrs:
+            floors_and_spans = self._floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in self._base_lrs]
+        of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
-        for floor, span in self._floors_and_spans:  # a comprehension would cost as much as five groups
+        for floor, span in floors_and_spans:  # a comprehension would cost as much as five groups
             lrs.append(of_floor * floor + of_span * span)
         return lrs
 
@@ -246,33 +246,28 @@ class CosineRestartLR(LRScheduler):
         SequentialLR calls it in place of `step` when the turn of a scheduler begins.
         """
         groups = self.optimizer.param_groups
-        with self._lock:
-            if len(groups) != len(self._base_lrs):
-                self.base_lrs = self._base_lrs_of(groups)
-            elif not self._is_known(groups):
-                self.base_lrs = self._base_lrs
-            if epoch is None and self.last_epoch >= 0:
-                self.last_epoch += 1
-            else:
-                self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
-            lrs = self.get_lr()
-            with_tensors = False
-            for group, lr in zip(groups, lrs):
-                # A float is recognized much faster than by isinstance.
-                if group["lr"].__class__ is float or not isinstance(group["lr"], Tensor):
-                    group["lr"] = lr
-                else:
-                    with_tensors = True
-            if with_tensors:
-                _fill_tensors(groups, lrs, self._base_lrs)
-            self._last_lr = lrs
-
-    def _is_known(self, groups: list[dict[str, Any]]) -> bool:
-        """Whether these are the groups of the last step, with the initial learning rates that it used."""
         try:
-            return self._base_lrs == self._in_use and groups == self._groups
+            is_known = groups == self._groups and self._base_lrs == self._in_use
         except Exception:  # what was put there cannot be compared, as arrays and tensors of several numbers
-            return False
+            is_known = False
+        if not is_known:
+            self.base_lrs = self._base_lrs if len(groups) == len(self._base_lrs) else self._base_lrs_of(groups)
+        self._moves = True
+        if epoch is None and self.last_epoch >= 0:
+            self.last_epoch += 1
+        else:
+            self.last_epoch, self._fraction = math.floor(epoch or 0), (epoch or 0) % 1
+        lrs = self.get_lr()
+        with_tensors = False
+        for group, lr in zip(groups, lrs):
+            held = group["lr"]
+            if held.__class__ is float or not isinstance(held, Tensor):  # a float is recognized much faster
+                group["lr"] = lr
+            else:
+                with_tensors = True
+        if with_tensors:
+            _fill_tensors(groups, lrs, self._base_lrs)
+        self._last_lr, self._moves = lrs, False
 
     def _of_known(self, groups: list[dict[str, Any]], values: Sequence[float]) -> list[float | None]:
         """For each group its one of `values`, which are of the groups of the last step; None for one that was added.
@@ -340,12 +335,8 @@ class CosineRestartLR(LRScheduler):
 
     # Saved and loaded.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}  # no copy of it can be made
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock = threading.RLock()
         self._await_added_groups()  # the copy of an optimizer has no hooks
 
     def state_dict(self) -> dict[str, Any]:
@@ -355,25 +346,32 @@ class CosineRestartLR(LRScheduler):
         a run can change back to one. Nothing is written into the optimizer. You may call it in another thread while
         this one steps: what it returns belongs to one position.
         """
+        for _ in range(1000):  # a lock would make each step a fifth slower
+            last_lr, state = self._last_lr, self._state()
+            if not self._moves and self._last_lr is last_lr:
+                break
+            time.sleep(0)  # another thread is stepping
+        return state
+
+    def _state(self) -> dict[str, Any]:
         groups = self.optimizer.param_groups
-        with self._lock:
-            # Values that were set wait for the next step: they must not be written when the state is loaded.
-            in_charge = self._is_in_charge() and self._last_lr == self.get_lr()
-            base_lrs, last_lr = self._base_lrs, self._last_lr
-            if len(groups) != len(base_lrs):
-                base_lrs = self._base_lrs_of(groups)
-                last_lr = [self._here().lr_at(self.last_epoch + self._fraction, base_lr) for base_lr in base_lrs]
-            # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
-            saved = SavedState(
-                last_epoch=max(-1, self.last_epoch),
-                fraction=self._fraction,
-                step_count=self._step_count,
-                base_lrs=base_lrs,
-                in_charge=in_charge,
-                schedule=self.schedule,
-            )
-            # These are for torch's CosineAnnealingWarmRestarts.
-            return saved.to_dict() | {"T_cur": self.T_cur, "T_i": self.T_i, "_last_lr": [*last_lr]}
+        # Values that were set wait for the next step: they must not be written when the state is loaded.
+        in_charge = self._is_in_charge() and self._last_lr == self.get_lr()
+        base_lrs, last_lr = self._base_lrs, self._last_lr
+        if len(groups) != len(base_lrs):
+            base_lrs = self._base_lrs_of(groups)
+            last_lr = [self._here().lr_at(self.last_epoch + self._fraction, base_lr) for base_lr in base_lrs]
+        # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
+        saved = SavedState(
+            last_epoch=max(-1, self.last_epoch),
+            fraction=self._fraction,
+            step_count=self._step_count,
+            base_lrs=base_lrs,
+            in_charge=in_charge,
+            schedule=self.schedule,
+        )
+        # These are for torch's CosineAnnealingWarmRestarts.
+        return saved.to_dict() | {"T_cur": self.T_cur, "T_i": self.T_i, "_last_lr": [*last_lr]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position and the initial learning rates, and write the learning rates of that position.
