@@ -269,19 +269,26 @@ class CosineRestartLR(LRScheduler):
             _fill_tensors(groups, lrs, self._base_lrs)
         self._last_lr, self._moves = lrs, False
 
-    def _of_known(self, groups: list[dict[str, Any]], values: Sequence[float]) -> list[float | None]:
+    def _of_known(
+        self, groups: list[dict[str, Any]], values: Sequence[float], in_order: list[dict[str, Any]] | None = None
+    ) -> list[float | None]:
         """For each group its one of `values`, which are of the groups of the last step; None for one that was added.
 
         A group is known by its dict; or by its list of parameters, which it keeps where a state is loaded.
         """
         known: dict[int, float] = {}
-        for group, value in zip(self._groups, values):
+        for group, value in zip(self._groups if in_order is None else in_order, values):
             known[id(group)] = known[id(group["params"])] = value
         return [known.get(id(group), known.get(id(group["params"]))) for group in groups]
 
     def _base_lrs_of(self, groups: list[dict[str, Any]]) -> list[float]:
         """The initial learning rates where groups were added or removed: known groups keep those that are in use."""
-        known = self._of_known(groups, self._base_lrs)
+        in_order = None
+        if any(base_lr is not used for base_lr, used in zip(self._base_lrs, self._in_use or ())):  # changed in place
+            # By position, as the groups lie now: they may have been reordered since the last step.
+            here = [group for group, lr in zip(groups, self._of_known(groups, self._last_lr)) if lr is not None]
+            in_order = here if len(here) == len(self._base_lrs) else None
+        known = self._of_known(groups, self._base_lrs, in_order)
         of_tensors = {
             id(group["lr"]): base_lr
             for group, base_lr in reversed([*zip(groups, known)])  # of several groups, that of the first

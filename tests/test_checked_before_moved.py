@@ -105,6 +105,17 @@ def test_values_put_into_base_lrs_hold_when_a_group_is_added_later():
     assert advance(optimizer, scheduler, 2) == [expected(step, 0.5, 0.02, 0.3) for step in (3, 4)]
 
 
+def test_values_put_into_base_lrs_are_of_the_groups_as_they_lie_then():
+    optimizer = make_optimizer(0.1, 0.02)
+    scheduler = CosineRestartLR(optimizer, SCHEDULE)
+    advance(optimizer, scheduler, 3)
+    optimizer.param_groups.reverse()
+    scheduler.base_lrs[0] = 0.5
+    optimizer.add_param_group(parameter_group(0.3))
+    scheduler.step()
+    assert rates_of(optimizer) == expected(4, 0.5, 0.02, 0.3)
+
+
 def roll_back(optimizer, state):
     optimizer.load_state_dict(state)
 
