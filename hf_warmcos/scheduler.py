@@ -247,6 +247,7 @@ class CosineRestartLR(LRScheduler):
         """
         groups = self.optimizer.param_groups
         try:
+            # Groups that are equal in everything, parameters included, may change places unnoticed.
             is_known = groups == self._groups and self._base_lrs == self._in_use
         except Exception:  # what was put there cannot be compared, as arrays and tensors of several numbers
             is_known = False

@@ -31,12 +31,20 @@ import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, note, seed, settings, stateful
 from hypothesis import strategies as st
-from optimizers import parameter_group, rates_of
+from optimizers import rates_of
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule
 from hf_warmcos import get_cosine_restarts_with_decay_and_warmup_schedule as factory
 from hf_warmcos.cli import main as command_line
 from tests.fuzz import model
+
+NUMBERS = itertools.count()
+
+
+def parameter_group(lr: Any) -> dict[str, Any]:
+    """A group whose parameter is not equal to that of any other."""
+    return {"params": [torch.nn.Parameter(torch.tensor([float(next(NUMBERS))]))], "lr": lr}
+
 
 MODES = st.sampled_from(["overlap", "prefix", "every_cycle"])
 RATIOS = st.one_of(st.sampled_from([0, 0.5, 0.8]), st.floats(0, 0.99))
