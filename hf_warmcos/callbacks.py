@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Collection
 from contextlib import suppress
-from functools import partialmethod, wraps
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -212,31 +212,29 @@ def _restore_save_strategy(args: TrainingArguments) -> None:
 
 
 def add_to_each_trainer(module: ModuleType, what: Collection[str]) -> None:
-    """Give each Trainer of the process a [`CycleEndCallback`], as if its author had added it.
+    """Give each Trainer of the process a [`CycleEndCallback`] when it trains, as if its author had added it.
 
-    A trainer that has one keeps its own. Before a training starts, its evaluation set is checked.
+    A trainer that has one keeps its own. Before the training starts, the evaluation set is checked. Not by way of
+    `DEFAULT_CALLBACKS`, which tools replace (ms-swift 4.6.0).
 
     Args:
-        module (`module`): `transformers.trainer`, whose `DEFAULT_CALLBACKS` each Trainer gets.
+        module (`module`): `transformers.trainer`.
         what (collection of `str`): `"evaluate"`, `"save"` or both.
     """
-    of_trainers = partialmethod(CycleEndCallback.__init__, evaluate="evaluate" in what, save="save" in what)
-    # Of the same name, by which a Trainer finds the state of its callbacks in a checkpoint.
-    default = type(CycleEndCallback.__name__, (CycleEndCallback,), {"__init__": of_trainers})
-    module.DEFAULT_CALLBACKS.append(default)
     train = module.Trainer.train
 
     @wraps(train)
-    def checked(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    def train_with_callback(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         with suppress(KeyError, OSError):  # below `hf-warmcos run`: the folder that says that no Trainer trained
             os.rmdir(os.environ["HF_WARMCOS_UNUSED"] + "-trainer")
-        callbacks = trainer.callback_handler.callbacks
-        if any(isinstance(callback, CycleEndCallback) and type(callback) is not default for callback in callbacks):
-            trainer.remove_callback(default)
+        if not any(isinstance(callback, CycleEndCallback) for callback in trainer.callback_handler.callbacks):
+            callback = CycleEndCallback(evaluate="evaluate" in what, save="save" in what)
+            callback.on_init_end(trainer.args, trainer.state, trainer.control)
+            trainer.add_callback(callback)
         check_evaluation_set(trainer)
         return train(trainer, *args, **kwargs)
 
-    module.Trainer.train = checked
+    module.Trainer.train = train_with_callback
 
 
 def check_evaluation_set(trainer: Any) -> None:
