@@ -137,6 +137,7 @@ def axolotl(folder: Path, num_processes: int, resumed: bool) -> tuple[list[str],
         "optimizer": "adamw_torch",
         "micro_batch_size": 1,
         "num_epochs": 1,
+        "save_total_limit": 10,  # its default, 4, would delete checkpoints of cycle ends
         "bf16": False,
         "fp16": False,
         "tf32": False,
