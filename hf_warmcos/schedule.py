@@ -101,14 +101,14 @@ class Arc:
 
         For arrays, as in [`CosineRestartSchedule.curve`], pass numpy's `cos` and `clip`.
         """
-        fallen = step - self.fall_start
+        fallen, fall = step - self.fall_start, self.fall
         if clip:
-            fallen = clip(fallen, 0, self.fall)
+            fallen = clip(fallen, 0, fall)
         elif fallen < 0:  # on the plateau, or before it
             fallen = 0
-        elif fallen > self.fall:
-            fallen = self.fall
-        of_span = (1 + cos(pi * fallen / self.fall)) / 2
+        elif fallen > fall:
+            fallen = fall
+        of_span = (1 + cos(pi * fallen / fall)) / 2
         if not clip and (not self.rise or step >= self.rise_start + self.rise):  # most steps
             return 1.0, of_span
         risen = (clip or _clip)(step - self.rise_start, 0, self.rise) / self.rise

@@ -174,7 +174,7 @@ class CosineRestartLR(LRScheduler):
         """
         arc = self._here()
         # A restart ends the cycle before; after the last cycle there is none.
-        return self.last_epoch in (arc.start, arc.cycle.end) and not self._fraction
+        return self.last_epoch in (arc.start, arc.fall_start + arc.fall) and not self._fraction
 
     def step(self, epoch: float | None = None) -> None:
         """Move to the next step, or to step ``epoch``, and set the learning rate of each parameter group.
@@ -238,7 +238,7 @@ class CosineRestartLR(LRScheduler):
         Where that ``step()`` ended a cycle, this is the peak of the next one, for the next update. The update that was
         just made had the lowest learning rate.
         """
-        return [*self._last_lr]
+        return self._last_lr.copy()
 
     def _update_lr(self, epoch: float | None = None) -> None:
         """Take a position, by default the next step, and write the learning rates of all groups that there are now.
