@@ -166,6 +166,7 @@ class CycleEndCallback(TrainerCallback, ExportableState):
         if saves_cycle_end and args.metric_for_best_model is not None and given in (SaveStrategy.NO, SaveStrategy.BEST):
             # For this one checkpoint: with "no" the Trainer does not record which checkpoint is the best one, and with
             # "best" it saves no other. Not before the evaluation, which an error or Ctrl-C may end.
+            # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py#L3463 and #L2281
             args.save_strategy = _StepsUntilSaved("steps")
             args.save_strategy.given = given
 
@@ -276,7 +277,8 @@ def check_scheduler(args: TrainingArguments, optimizer: Any, lr_scheduler: Any) 
             f"{section}: its {type(scheduler).__name__} would replace the schedule that was asked for. Remove the "
             "section."
         )
-    # The parameters of a layer-wise optimizer have optimizers of their own.
+    # The parameters of a layer-wise optimizer have optimizers of their own:
+    # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer_optimizer.py#L164
     own = [id(group) for group in with_all_groups(optimizer).param_groups]
     scheduled = getattr(scheduler, "optimizer", optimizer)
     if scheduled is not optimizer and not any(id(group) in own for group in scheduled.param_groups):

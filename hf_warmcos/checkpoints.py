@@ -80,7 +80,8 @@ def find_incomplete_file(checkpoint: str | PathLike[str], process_index: int | N
     """
     checkpoint = Path(checkpoint)
     for path in filter(Path.is_file, sorted(checkpoint.rglob("*"))):
-        # The first name is there while transformers saves because of a SIGTERM.
+        # The first name is there while transformers saves because of a SIGTERM:
+        # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer_jit_checkpoint.py#L59
         if path.name == "checkpoint-is-incomplete.txt" or not _is_complete(path, path.parent == checkpoint):
             return path
     required = [] if _is_of_accelerate(checkpoint) else [TRAINER_STATE]
@@ -106,6 +107,7 @@ def complete_checkpoint(resume_from_checkpoint: str | PathLike[str] | bool, args
                 "resume_from_checkpoint=True takes the newest complete one."
             )
     # A Trainer loads the first two only together. With DeepSpeed both are in the third.
+    # https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py#L3894
     scheduler, optimizer, both = (any(folder.glob(of)) for of in ("scheduler.pt", "*optimizer*", "global_step*"))
     if not (both or (scheduler and optimizer)):
         message = "%s has no optimizer or scheduler state (save_only_model?): the schedule starts again at step 0"

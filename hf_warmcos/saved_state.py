@@ -48,7 +48,8 @@ class SavedState:
             "in_charge": self.in_charge,
             "schedule": plain(self.schedule),
             # A LambdaLR that loads this state saves these entries again: where saved_at differs from last_epoch by
-            # then, the other entries of this project are out of date.
+            # then, the other entries of this project are out of date. It also needs its own lr_lambdas:
+            # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/lr_scheduler.py#L430
             "saved_at": self.last_epoch,
             "lr_lambdas": [None] * len(self.base_lrs),
         }
@@ -145,7 +146,8 @@ def read_state(state_dict: Any) -> SavedState:
     in_charge = state_dict.get("in_charge", True)
     if not isinstance(in_charge, bool):
         raise TypeError(f"Expected in_charge to be a bool, but got in_charge={shown(in_charge)}")
-    # torch's CosineAnnealingWarmRestarts keeps the fraction of a fractional step in T_cur alone.
+    # torch's CosineAnnealingWarmRestarts keeps the fraction of a fractional step in T_cur alone:
+    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/lr_scheduler.py#L2252
     fraction = state_dict.get("fraction", real_number("T_cur", state_dict.get("T_cur", 0)) % 1)
     return SavedState(
         last_epoch=last_epoch,

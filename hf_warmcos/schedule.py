@@ -269,17 +269,18 @@ class CosineRestartSchedule:
 
     def _check_lengths(self) -> None:
         """Check that each cycle has a step beside its warmup, and that the warmup ends."""
-        cycles = self._cycles
+        cycles = self._sequence
         if isinstance(cycles, GeometricCycles):
             if (index := cycles.first_shorter_than(1)) is not None:
                 came = f"T_0={self.T_0} and T_mult={self.T_mult}, which give cycle {index} none"
                 raise ValueError(f"Expected T_0 and T_mult that give each cycle at least one step, but got {came}")
             if (index := cycles.first_shorter_than(1 + cycles.warmup_steps)) is not None:
-                limit = f"{self._cycle(index).length}, the steps of cycle {index}, which has to hold the warmup"
+                length = cycles.start(index + 1) - cycles.start(index)
+                limit = f"{length}, the steps of cycle {index}, which has to hold the warmup"
                 raise ValueError(f"Expected warmup_steps < {limit}, but got warmup_steps={self.warmup_steps}")
         elif self.warmup_steps:
             for index in range(cycles.count):
-                if not self._is_in_warmup(self._cycle(index)):
+                if not self._warmup_reaches(index, self.origin + cycles.start(index)):
                     break
                 if own := cycles.shape(index).warmup_steps:
                     limit = f"0, because the warmup of {self.warmup_steps} steps reaches this cycle"
@@ -292,16 +293,16 @@ class CosineRestartSchedule:
     # Where the cycles lie.
 
     @cached_property
-    def _cycles(self) -> GeometricCycles | ListedCycles:
+    def _sequence(self) -> GeometricCycles | ListedCycles:
         own = Shape(1, self.warmup_steps if self.warmup_mode == "every_cycle" else 0, self.stable_ratio)
         if self.cycles is None:
             assert self.T_0 is not None
             return GeometricCycles(self.T_0, self.T_mult, self.num_cycles, self.decay, *own[1:])
         return ListedCycles([ListedCycle(*cycle, *own[len(cycle) - 1 :]) for cycle in self.cycles])  # type: ignore
 
-    def _is_in_warmup(self, cycle: Cycle) -> bool:
-        """Whether the schedule's one warmup reaches a cycle."""
-        return self.warmup_mode != "every_cycle" and (cycle.index == 0 or cycle.start < self.warmup_steps)
+    def _warmup_reaches(self, index: int, start: int) -> bool:
+        """Whether the schedule's one warmup reaches a cycle that starts there."""
+        return self.warmup_mode != "every_cycle" and (index == 0 or start < self.warmup_steps)
 
     @cached_property
     def origin(self) -> int:
@@ -311,8 +312,8 @@ class CosineRestartSchedule:
     @cached_property
     def end(self) -> int | None:
         """The step at which the last cycle ends, or None where that is beyond all steps: where restarts never end."""
-        count = self._cycles.count
-        end = None if count is None else self.origin + self._cycles.start(count)
+        count = self._sequence.count
+        end = None if count is None else self.origin + self._sequence.start(count)
         return None if end is None or end > MOST_STEPS else end
 
     def cycle(self, index: int) -> Cycle:
@@ -332,12 +333,8 @@ class CosineRestartSchedule:
 
         ```
         """
-        last = self._cycles.index_at(MOST_STEPS)
-        return self._cycle(whole_number("index", index, (">=", 0), ("<=", last)))
-
-    def _cycle(self, index: int) -> Cycle:
-        start, after = self._cycles.start(index), self._cycles.start(index + 1)
-        return Cycle(index, self.origin + start, after - start)
+        last = self._sequence.index_at(MOST_STEPS)
+        return next(self._arcs(whole_number("index", index, (">=", 0), ("<=", last)))).cycle
 
     def cycle_at(self, step: float) -> Cycle:
         """Return the cycle that a step lies in, by exact arithmetic.
@@ -380,7 +377,7 @@ class CosineRestartSchedule:
         """
         num_steps = whole_number("num_steps", num_steps, (">=", 0), ("<=", MOST_STEPS))
         last = self.cycle_at(max(0, num_steps - 1)).index
-        return [self.origin + start for start in islice(self._cycles.starts(1), last)]
+        return [self.origin + start for start in islice(self._sequence.starts(1), last)]
 
     # What the learning rate is there.
 
@@ -405,16 +402,16 @@ class CosineRestartSchedule:
         return next(self._arcs(self._index_at(real_number("step", step, (">=", 0), ("<=", MOST_STEPS)))))
 
     def _index_at(self, step: float) -> int:
-        return self._cycles.index_at(max(0, step - self.origin))
+        return self._sequence.index_at(max(0, step - self.origin))
 
     def _arcs(self, index: int) -> Iterator[Arc]:
         """The arcs of a cycle and of those after it."""
-        cycles = self._cycles
+        cycles = self._sequence
         for each, (start, after) in zip(count(index), pairwise(cycles.starts(index))):
             cycle = Cycle(each, self.origin + start, after - start)
             peak, own, stable_ratio = cycles.shape(each)
             stable = min(round(stable_ratio * (cycle.length - own)), cycle.length - own - 1)
-            rise = own or (self.warmup_steps if self._is_in_warmup(cycle) else 0)
+            rise = own or (self.warmup_steps if self._warmup_reaches(each, cycle.start) else 0)
             yield Arc(
                 cycle,
                 peak=peak,
@@ -690,14 +687,14 @@ class CosineRestartSchedule:
 
         ```
         """
-        end, number = self.end, self._cycles.count
+        end, number = self.end, self._sequence.count
         if end is None or number is None:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
         T_mult, decay = (self.T_mult if T_mult is None else T_mult), (self.decay if decay is None else decay)
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
         num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
         check_number(number + num_cycles, f"num_cycles={number} + {num_cycles}")
-        past: Any = self.cycles or self._pairs(self._cycles, 1.0)
+        past: Any = self.cycles or self._pairs(self._sequence, 1.0)
         added = self.fit(num_training_steps - end, num_cycles, T_mult=T_mult, decay=decay)
         peak = past[-1][1] * added.decay if peak is None else real_number("peak", peak, (">", 0))
         own: dict[str, float] = {}
@@ -705,7 +702,7 @@ class CosineRestartSchedule:
             own["warmup_steps"] = whole_number("warmup_steps", warmup_steps, (">=", 0), ("<=", MOST_STEPS))
         if stable_ratio is not None:
             own["stable_ratio"] = real_number("stable_ratio", stable_ratio, (">=", 0), ("<", 1))
-        new = [{"steps": steps, "peak": of_peak, **own} for steps, of_peak in self._pairs(added._cycles, peak)]
+        new = [{"steps": steps, "peak": of_peak, **own} for steps, of_peak in self._pairs(added._sequence, peak)]
         return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=[*past, *new])
 
     @staticmethod

@@ -115,7 +115,8 @@ class CosineRestartLR(LRScheduler):
         self._await_added_groups()
 
     def _initial_step(self) -> None:
-        # Called by the base class, and once more by SequentialLR, after it took the first step back.
+        # Called by the base class, and once more by SequentialLR, after it took the first step back:
+        # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/lr_scheduler.py#L1169
         self._step_count = 1
         self._update_lr(self.last_epoch + 1)
 
@@ -203,7 +204,8 @@ class CosineRestartLR(LRScheduler):
             print(f"Step {self.last_epoch}: restart, cycle {self.cycle_index} of {self.T_i} steps with peak {peaks}")
 
     def _warn_if_optimizer_has_not_stepped(self) -> None:
-        # The marks that torch.optim.lr_scheduler.LRScheduler leaves on an optimizer whose step it watches.
+        # The marks that LRScheduler leaves on an optimizer whose step it watches:
+        # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/lr_scheduler.py#L154
         if hasattr(self.optimizer.step, "_wrapped_by_lr_sched") and not getattr(self.optimizer, "_opt_called", False):
             message = "You called `lr_scheduler.step()` before `optimizer.step()`: the first learning rate is skipped."
             warnings.warn(f"{message} Call `optimizer.step()` first, then `lr_scheduler.step()`.", stacklevel=3)
@@ -369,7 +371,8 @@ class CosineRestartLR(LRScheduler):
         if len(groups) != len(base_lrs):
             base_lrs = self._base_lrs_of(groups)
             last_lr = [self._here().lr_at(self.last_epoch + self._fraction, base_lr) for base_lr in base_lrs]
-        # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences.
+        # SequentialLR takes one step back in a scheduler that waits, and two in one within two sequences:
+        # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/lr_scheduler.py#L1184
         saved = SavedState(
             last_epoch=max(-1, self.last_epoch),
             fraction=self._fraction,
@@ -489,6 +492,7 @@ def _keep_out_of_compilation() -> None:
     # As torch does with its own schedulers: what is looked at here changes with each step, and a compiled function that
     # calls step(), or an optimizer's step that calls the hook, would be compiled anew for each. It costs nothing else
     # if a torch to come does it in another way.
+    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_dynamo/trace_rules.py#L3742
     with suppress(ImportError, AttributeError):
         from torch._dynamo import trace_rules
 
