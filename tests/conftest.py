@@ -55,7 +55,10 @@ class SkippedFile(pytest.Module):
 
 
 def pytest_collection_modifyitems(items):
+    runs_slow = {"CI", "RUN_SLOW"} & {*os.environ}
     for item in items:
+        if not runs_slow and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip("slow: RUN_SLOW=1 runs it"))
         packages = extras.needs(item)
         names = {extras.extra_of_package()[package] for package in packages}
         item.user_properties += [("extra", name) for name in names - {"test", "plot"} or {"test"}]

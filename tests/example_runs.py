@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, set_seed
+from work import HANGS_AFTER
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -143,12 +144,12 @@ class Run:
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self) -> int:
         """Wait until the run ends, and return its exit code."""
-        self.process.join(timeout)
+        self.process.join(HANGS_AFTER)
         if self.process.exitcode is None:
             self.kill()
-            raise TimeoutError(f"The run did not end within {timeout} s:\n{self.output}")
+            raise TimeoutError(f"The run did not end within {HANGS_AFTER} s:\n{self.output}")
         return self.process.exitcode
 
     def succeed(self) -> str:
@@ -197,12 +198,12 @@ def children_of(parent: int) -> list[int]:
     return [pid for pid, (process_parent, _) in living_processes().items() if process_parent == parent]
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any]) -> Any:
     """Wait until the condition holds, and return what it returned."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + HANGS_AFTER
     while not (result := condition()):
         if time.monotonic() > end:
-            raise TimeoutError(f"{condition} did not come to hold within {timeout} s")
+            raise TimeoutError(f"{condition} did not come to hold within {HANGS_AFTER} s")
         time.sleep(0.005)
     return result
 

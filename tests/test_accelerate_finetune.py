@@ -27,6 +27,7 @@ from example_runs import (
     wait_until,
 )
 from safetensors.torch import load_file
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule
 
@@ -277,9 +278,9 @@ def test_ctrl_c_ends_the_run_with_one_line(small, whole_run, tmp_path, num_proce
             [*command, "--max_train_steps=2000", "--checkpointing_steps=10"],
             stdout=file, stderr=file, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-    wait_until(lambda: any(output_dir.glob("step_*")), timeout=120)
+    wait_until(lambda: any(output_dir.glob("step_*")))
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(HANGS_AFTER) != 0
     wait_until(lambda: not processes_of_group(process.pid))
     line = "Interrupted. The same command continues the run from its newest checkpoint."
     output = log.read_text()
@@ -363,7 +364,7 @@ def test_accelerate_launch_runs_two_processes_at_the_rates_of_one(small, whole_r
                "--main_process_port=0", EXAMPLES / "accelerate_finetune.py", *small,
                f"--output_dir={tmp_path / 'run'}"]  # fmt: skip
     finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=HANGS_AFTER, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert finished.returncode == 0, finished.stderr
     assert "Processes: 2" in finished.stdout

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from example_runs import EXAMPLES, Run, children_of, living_processes, wait_until
 from safetensors.torch import load_file
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
@@ -183,13 +184,13 @@ def test_a_copy_stops_and_the_same_command_of_its_docstring_continues_it(
     workers = children_of(process.pid)
     assert len(workers) == (num_processes if num_processes > 1 else 0)
     stop(process)
-    assert process.wait(30) != 0
-    wait_until(lambda: not living_processes().keys() & set(workers), timeout=20)
+    assert process.wait(HANGS_AFTER) != 0
+    wait_until(lambda: not living_processes().keys() & set(workers))
     saved = len(list(output_dir.glob("update_*")))
     assert saved < 3
 
     again = start(program)
-    output, _ = again.communicate(timeout=120)
+    output, _ = again.communicate(timeout=HANGS_AFTER)
     assert again.returncode == 0, output
     assert f"Processes: {num_processes}, device: " in output
     assert "Continuing from output/update_" in output

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from example_runs import free_port, make_text, make_tiny_model
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
@@ -24,7 +25,7 @@ def outcome(*command):
         [str(argument) for argument in command],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS_AFTER,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return completed.returncode, completed.stdout + completed.stderr

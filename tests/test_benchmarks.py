@@ -11,6 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from work import HANGS_AFTER
+
 from benchmarks.speed.timing import Bar, argument_parser, finish, interleave
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +36,7 @@ def quick_runs(tmp_path_factory):
     }
     finished = {}
     for name, run in runs.items():
-        printed, errors = run.communicate(timeout=600)
+        printed, errors = run.communicate(timeout=HANGS_AFTER)
         assert run.returncode == 0, errors
         finished[name] = (printed, json.loads((output / f"{name}.json").read_text()))
     return finished

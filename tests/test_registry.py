@@ -14,6 +14,7 @@ import transformers.optimization
 from optimizers import make_optimizer
 from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
 from transformers import Trainer
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule, WarmCosTrainer, register, unregister
 from hf_warmcos.arguments import schedule_from_arguments
@@ -227,7 +228,7 @@ def test_many_threads_may_register_at_once():
 
 
 def in_a_new_process(code):
-    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS_AFTER)
     assert completed.returncode == 0, completed.stderr
 
 

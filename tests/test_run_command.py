@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from example_runs import free_port, make_text, make_tiny_model
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule
 
@@ -27,7 +28,7 @@ def outcome(command, environment=None, **options):
         [str(argument) for argument in command],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS_AFTER,
         env={**os.environ, **(environment or {})},
         **options,
     )
@@ -141,13 +142,13 @@ sys.exit(7)
         assert int(process.stdout.readline()) == process.pid
         (os.killpg if to_the_group else os.kill)(process.pid, getattr(signal, name))
         assert process.stdout.read() == "['got it']\n"
-        assert process.wait(timeout=600) == 7
+        assert process.wait(timeout=HANGS_AFTER) == 7
 
     def test_ends_when_nobody_reads_its_output_any_more(self):
         process = subprocess.Popen([*RUN, "yes"], stdout=subprocess.PIPE)
         process.stdout.read(2)
         process.stdout.close()
-        assert process.wait(timeout=600) == -signal.SIGPIPE
+        assert process.wait(timeout=HANGS_AFTER) == -signal.SIGPIPE
 
 
 class TestBeforeAnythingStarts:

@@ -14,6 +14,7 @@ from trainer_runs import (
     with_gradient_scaler,
 )
 from transformers import Trainer, TrainerCallback
+from work import HANGS_AFTER
 
 from hf_warmcos import CycleEndCallback, WarmCosTrainer, find_cycle_end_checkpoints, register
 
@@ -146,7 +147,7 @@ class TestUpdatesThatMixedPrecisionSkips:
         for process in group:
             process.start()
         for process in group:
-            process.join(timeout=240)
+            process.join(timeout=HANGS_AFTER)
         assert [process.exitcode for process in group] == [0, 0]
         assert checkpoints(tmp_path) == found(tmp_path) == [8, 16, 30]
         evaluated = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]

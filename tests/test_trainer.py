@@ -32,6 +32,7 @@ from transformers import (
     get_cosine_with_hard_restarts_schedule_with_warmup,
 )
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from work import HANGS_AFTER
 
 from hf_warmcos import (
     CosineRestartLR,
@@ -153,7 +154,7 @@ class TestRates:
         for process in group:
             process.start()
         for process in group:
-            process.join(timeout=600)
+            process.join(timeout=HANGS_AFTER)
         assert [process.exitcode for process in group] == [0, 0]
         schedule = CosineRestartSchedule.fit(20, 4, decay=0.75, warmup_steps=4)
         results = [torch.load(tmp_path / f"result_{rank}.pt") for rank in range(2)]

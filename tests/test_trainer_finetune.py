@@ -14,6 +14,7 @@ import transformers
 from example_runs import EXAMPLES, make_text, make_tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule, find_cycle_end_checkpoints
 
@@ -116,7 +117,7 @@ def test_the_script_learns_the_language_reference_offline(tmp_path):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS_AFTER,
     )
     assert completed.returncode == 0, completed.stderr
     # Untrained, a byte costs log(384) = 5.95.

@@ -27,6 +27,7 @@ from trainer_runs import (
 from transformers import (
     Trainer,
 )
+from work import HANGS_AFTER
 
 from hf_warmcos import (
     CosineRestartSchedule,
@@ -193,7 +194,7 @@ class TestKilled:
 
         def finish(output_dir):
             process = start(output_dir)
-            process.join(timeout=600)
+            process.join(timeout=HANGS_AFTER)
             assert process.exitcode == 0
 
         finish(left_alone)
@@ -204,7 +205,7 @@ class TestKilled:
                 time.sleep(0.0005)
             time.sleep(random.uniform(0, 0.006))
             process.kill()
-            process.join(timeout=600)
+            process.join(timeout=HANGS_AFTER)
             assert process.exitcode == -9
             num_torn += any(find_incomplete_file(folder) for folder in trainer_checkpoints(killed)[:1])
         finish(killed)

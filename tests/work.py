@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+HANGS_AFTER = 600  # seconds: a process that has not ended by then never will, however slow the machine is
 OWN = tuple(f"{ROOT / folder}/" for folder in ("hf_warmcos", "examples"))
 
 
