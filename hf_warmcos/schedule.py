@@ -545,7 +545,10 @@ class CosineRestartSchedule:
             begin = int(ascending.searchsorted(arc.stop)) if arc.stop <= MOST_STEPS else len(ascending)
         counts = np.diff([*begins, len(ascending)])
         kinds = [np.int64] * 3 + [np.float64] * 5  # a cycle can be longer than numpy's integers
-        of_each: Any = [np.repeat(np.array(part, kind), counts) for part, kind in zip(zip(*parts), kinds)]
+        of_each: Any = [  # what is the same in all arcs stays one number
+            kind(part[0]) if len({*part}) == 1 else np.repeat(np.array(part, kind), counts)
+            for part, kind in zip(zip(*parts), kinds)
+        ]
         rise_start, rise, fall_start, fall, floor_from, span_from, floor, span = of_each
         falls, froms = {"fall_start": fall_start, "fall": fall}, {"floor_from": floor_from, "span_from": span_from}
         all_arcs: Any = replace(arc, rise_start=rise_start, rise=rise, **falls, **froms)  # type: ignore[type-var]
