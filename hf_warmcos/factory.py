@@ -217,7 +217,7 @@ class CosineAnnealingWarmRestartsWithDecayAndLinearWarmup(CosineRestartLR):
     .. math::
         h_k &= \min(\mathrm{round}(stable\_ratio \cdot T_k), T_k - 1) \\
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
-        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min})
+        lr(t) &= warm(t) \cdot \left(\eta_{min} + (peak_k - \eta_{min})
         \frac{1 + \cos(\pi \max(0, t - s_k - h_k) / (T_k - h_k))}{2}\right)
 
     where ``warm(t)`` is ``min(1, t / warmup_steps)``, or 1 without a warmup. The formulas of other warmup modes are

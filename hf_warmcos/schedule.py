@@ -139,30 +139,27 @@ class Arc:
 class CosineRestartSchedule:
     r"""Cosine annealing with warm restarts, a decaying peak and one linear warmup, as a function of the step.
 
-    For a step t, warmup length W and :math:`\tau = t - s_k` in cycle k, which starts at :math:`s_k`:
+    Cycle k starts :math:`\mathrm{round}(T_0 (T_{mult}^k - 1) / (T_{mult} - 1))` steps after the start of cycle 0
+    (:math:`\mathrm{round}(T_0 k)` where `T_mult` is 1). In a cycle of :math:`T_k` steps, after w steps of a warmup of
+    its own, the learning rate stays at the peak for :math:`h_k` steps, and the cosine takes the rest. At step t, which
+    is step :math:`\tau` of its cycle:
 
     .. math::
-        s_k &= \mathrm{round}\left(T_0 \frac{T_{mult}^k - 1}{T_{mult} - 1}\right)
-        \quad\text{or}\quad \mathrm{round}(T_0 k) \text{ where } T_{mult} = 1, \quad T_k = s_{k+1} - s_k \\
+        h_k &= \min(\mathrm{round}(stable\_ratio \cdot (T_k - w)), T_k - w - 1) \\
         peak_k &= \max(base\_lr \cdot decay^k, \min(base\_lr, \eta_{min})) \\
-        lr(t) &= warm(t) \left(\eta_{min} + (peak_k - \eta_{min}) \frac{1 + \cos(\pi \tau / T_k)}{2}\right)
+        lr(t) &= warm(t) \cdot \left(\eta_{min} + (peak_k - \eta_{min})
+            \frac{1 + \cos(\pi \max(0, \tau - w - h_k) / (T_k - w - h_k))}{2}\right)
 
-    `warmup_mode` says where the warmup lies. With r for `warmup_lr_rate`:
+    `warmup_mode` says where the warmup of W steps lies. With r for `warmup_lr_rate`:
 
-    - ``"overlap"``: cycles start at step 0, and ``warm(t) = r + (1 - r) * min(1, t / W)`` scales the cosine under it.
-    - ``"prefix"``: cycles start at step W; before it the learning rate is ``peak_0 * (r + (1 - r) * t / W)``.
-    - ``"every_cycle"``: the first W steps of each cycle rise linearly to its peak,
-      ``eta_min + (peak_k - eta_min) * (r + (1 - r) * tau / W)``, and the cosine takes the other ``T_k - W``.
+    - ``"overlap"``: cycle 0 starts at step 0, and ``warm(t) = r + (1 - r) * min(1, t / W)`` scales the cosine under it.
+    - ``"prefix"``: cycle 0 starts at step W; before it the learning rate is ``peak_0 * (r + (1 - r) * t / W)``.
+    - ``"every_cycle"``: w = W; over these steps the learning rate of each cycle rises linearly to its peak,
+      ``eta_min + (peak_k - eta_min) * (r + (1 - r) * tau / w)``.
 
-    With a plateau, the learning rate of a cycle stays at its peak for :math:`h_k` steps after the cycle's own warmup
-    (of w = W steps under ``"every_cycle"``, and w = 0 otherwise), and the cosine takes the rest:
-
-    .. math::
-        h_k = \min(\mathrm{round}(stable\_ratio \cdot (T_k - w)), T_k - w - 1)
-
-    Listed cycles replace the first two formulas: `cycles` gives each length :math:`T_k`, the fraction of ``base_lr``
-    that stands for :math:`decay^k`, and, where they differ from the schedule's, the cycle's own warmup w and
-    `stable_ratio`. A cycle's own warmup rises from the minimum to its peak, as under ``"every_cycle"``.
+    Everywhere else w is 0 and warm(t) is 1. Listed `cycles` give each length :math:`T_k` and the fraction of
+    ``base_lr`` that stands for :math:`decay^k`, and, where a cycle is to differ from the schedule, its w (over which it
+    rises as under ``"every_cycle"``) and its `stable_ratio`.
 
     The minimum :math:`\eta_{min}` is `eta_min`, or ``base_lr * eta_min_rate``.
 
