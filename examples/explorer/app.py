@@ -26,19 +26,16 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from hf_warmcos import CosineRestartLR, CosineRestartSchedule, plot_schedule
-from hf_warmcos.arguments import doubts, schedule_from_arguments
-from hf_warmcos.checks import real_number
+from hf_warmcos import CosineRestartLR, CosineRestartSchedule, overview, plot_schedule
+from hf_warmcos import get_cosine_restarts_with_decay_and_warmup_schedule as factory
 from hf_warmcos.options import cycles, number
-from hf_warmcos.overview import CycleRow, cycle_table, default_num_steps, number_text, sample_steps
 from hf_warmcos.past_run import PastRun
-from hf_warmcos.plotting import FIGURE_SIZE
-from hf_warmcos.schedule import WARMUP_MODES
 
 MOST_ROWS = 200
 MOST_LOGGED = 1_000  # learning rates of an imported run that the page keeps
 FOLDER = Path(__file__).parent
 matplotlib.rcParams["svg.hashsalt"] = "hf_warmcos"  # so that the same picture is the same file
+FIGURE_SIZE = (9, 3.4)  # inches
 DRAWING = threading.Lock()  # matplotlib may draw in one thread at a time
 
 
@@ -67,7 +64,7 @@ class Control(NamedTuple):
             numbers = [round(self.low + index * self.step, 9) for index in range(count + 1)]
         whole = self.step is None and self.low >= 1
         kept = [each for each in numbers if self.low <= each <= self.high and not (whole and each % 1)]
-        texts = [str(int(each)) if each == int(each) else number_text(each) for each in kept]
+        texts = [str(int(each)) if each == int(each) else overview.number_text(each) for each in kept]
         return texts if self.leftmost is None else [self.leftmost, *texts]
 
 
@@ -102,11 +99,12 @@ PRESETS = {
 
 
 class Plan(NamedTuple):
-    """What the settings say: the factory's arguments, what they make, and how many steps of it to show."""
+    """What the settings say: the factory's arguments, what they make, how many steps of it to show, and doubts."""
 
     arguments: dict[str, Any]
     scheduler: CosineRestartLR
     num_steps: int
+    doubts: list[str]
 
     @property
     def base_lr(self) -> float:
@@ -115,7 +113,7 @@ class Plan(NamedTuple):
 
     def given(self, *without: str) -> dict[str, Any]:
         """The factory's arguments that are not at their defaults."""
-        defaults = {name: each.default for name, each in inspect.signature(schedule_from_arguments).parameters.items()}
+        defaults = {name: each.default for name, each in inspect.signature(factory).parameters.items()}
         given = {name: value for name, value in self.arguments.items() if name not in without}
         return {name: value for name, value in given.items() if value != defaults.get(name)}
 
@@ -137,11 +135,10 @@ def plan(settings: dict[str, str]) -> Plan:
             kind = "a list such as 1000,2000:0.5" if name == "cycles" else "a number"
             raise ValueError(f"Expected {name} to be {kind}, but got {text}") from None
     shape = {name: value for name, value in arguments.items() if name != "lr"}
-    schedule = schedule_from_arguments(**shape)
-    lr = real_number("lr", arguments["lr"], (">=", 0))
+    schedule, num_steps, lr, doubts = overview.plan(shape, arguments["lr"])
+    arguments["num_warmup_steps"] = schedule.warmup_steps  # a fraction was given
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr)
-    num_steps = int(arguments.get("num_training_steps") or default_num_steps(schedule))
-    return Plan(arguments, CosineRestartLR(optimizer, schedule), num_steps)
+    return Plan(arguments, CosineRestartLR(optimizer, schedule), num_steps, doubts)
 
 
 def describe(asked: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +157,9 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
         return {"error": str(error), "argument": argument_in(str(error))}
     schedule, base_lr = made.scheduler.schedule, made.base_lr
     count = schedule.cycle_at(made.num_steps - 1).index + 1
-    rows = list(islice(cycle_table(schedule, made.num_steps, base_lr), MOST_ROWS))
+    rows = list(islice(overview.cycle_table(schedule, made.num_steps, base_lr), MOST_ROWS))
     peaks = " to ".join(f"{schedule.peak_lr(index, base_lr):.6g}" for index in (0, count - 1))
-    steps = sample_steps(schedule, made.num_steps, most=1_000)
+    steps = overview.sample_steps(schedule, made.num_steps, most=1_000)
     (ax,) = figure.axes
     return {
         "picture": picture[picture.index("<svg") :],
@@ -172,7 +169,7 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
         "steps": steps.tolist(),
         "rates": schedule.curve(steps, base_lr).tolist(),
         "notes": notes,
-        "columns": CycleRow._fields,
+        "columns": rows[0]._fields,
         "rows": [[f"{cell:.6g}" if isinstance(cell, float) else f"{cell:,}" for cell in row] for row in rows],
         "more": f"The first {MOST_ROWS} of {count:,} cycles" if count > MOST_ROWS else "",
         "codes": {name: code(made) for name, code in CODES.items()},
@@ -182,12 +179,10 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
 def draw(asked: dict[str, Any], size: tuple[float, float] = FIGURE_SIZE) -> tuple[Figure, list[str]]:
     """The picture of what is asked, of a size in inches, and what there is to say about it."""
     plans = [plan(settings) for settings in (asked["settings"], asked["kept"]) if settings is not None]
-    arguments, scheduler, num_steps = plans[0]
-    base_lr = plans[0].base_lr
-    notes = doubts(scheduler.schedule, num_steps if "num_training_steps" in arguments else None, [base_lr])
+    notes = [*plans[0].doubts]
     logged, most_steps = None, max(each.num_steps for each in plans)
     if asked["run"] is not None:
-        comparison = PastRun(*asked["run"]).compare(scheduler.schedule, base_lr)
+        comparison = PastRun(*asked["run"]).compare(plans[0].scheduler.schedule, plans[0].base_lr)
         logged, most_steps = (comparison.positions, comparison.logged), max(most_steps, comparison.positions[-1] + 1)
         notes.append(comparison.verdict)
     names = ["learning rate"] if len(plans) == 1 else ["these settings", "kept to compare"]
@@ -376,7 +371,7 @@ def page_html() -> str:
 </div>"""
         for control in CONTROLS
     )
-    modes = "".join(f"<option>{mode}</option>" for mode in WARMUP_MODES)
+    modes = "".join(f"<option>{mode}</option>" for mode in ("overlap", "prefix", "every_cycle"))
     presets = "".join(f'<option value="{escape(query)}">{escape(name)}</option>' for name, query in PRESETS.items())
     kinds = "".join(f"<option>{kind}</option>" for kind in CODES)
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
