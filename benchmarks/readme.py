@@ -58,10 +58,10 @@ def read(name: str) -> dict[str, Any]:
 def finetuning() -> str:
     """What the main job comes to."""
     before, *ends = json.loads((RESULTS / "accelerate_finetune.json").read_text())
-    losses = [f"{end['eval_loss']:.2f}" for end in ends]
+    *earlier, last = [f"{end['eval_loss']:.2f}" for end in ends]
     return (
-        f"The cross entropy on held-out text falls from {before['eval_loss']:.2f} per byte, untrained, to "
-        f"{losses[-1]} after {ends[-1]['step']:,} updates (at the ends of the cycles: {', '.join(losses)})."
+        f"The cross entropy on held-out text falls from {before['eval_loss']:.2f} nats per byte, untrained, to "
+        f"{', '.join(earlier)} and {last} at the ends of the {len(ends)} cycles ({ends[-1]['step']:,} updates)."
     )
 
 
@@ -132,12 +132,11 @@ def draw_step_cost() -> Figure:
 def step_summary() -> str:
     """What an update costs, in one sentence."""
     record = read("step_cost")
-    part, per = ("update", "update") if "update" in record else ("num_groups", "`step()`")
-    of = timed(record)[part]["1 group"]
+    of = timed(record)["update" if "update" in record else "num_groups"]["1 group"]
     ours, torchs = (rounded(of[name]["median"]) for name in (OURS, TORCH))
     return (
-        f"With one parameter group, this scheduler takes {ours} µs per {per}, torch's `CosineAnnealingWarmRestarts` "
-        f"{torchs} µs."
+        f"An update takes {ours} µs, with torch's `CosineAnnealingWarmRestarts` {torchs} µs "
+        "([all timings](docs/speed.md))."
     )
 
 

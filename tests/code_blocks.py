@@ -8,6 +8,8 @@ from textwrap import dedent
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+# The values that the measurements recommend where there are several cycles. Snippets use them, and no others.
+RECOMMENDED = {"num_cycles": 3, "T_mult": 2, "stable_ratio": 0.8}
 
 
 def code_blocks(document: str, language: str) -> list[str]:

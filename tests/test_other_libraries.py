@@ -20,7 +20,12 @@ from optimizers import advance, make_optimizer, parameter_group
 from packaging.version import Version
 from torch._dynamo.testing import CompileCounter
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR, SequentialLR
-from transformers import TrainingArguments, get_cosine_with_hard_restarts_schedule_with_warmup
+from transformers import (
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+    get_cosine_with_hard_restarts_schedule_with_warmup,
+    get_wsd_schedule,
+)
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 from hf_warmcos import CosineRestartLR, CosineRestartSchedule, get_cosine_restarts_with_decay_and_warmup_schedule
@@ -83,6 +88,9 @@ def test_lightning_counts_its_frequency_within_an_epoch():
 def test_the_other_schedules_of_the_readme_have_no_argument_for_what_they_lack():
     arguments = {*inspect.signature(get_cosine_with_hard_restarts_schedule_with_warmup).parameters}
     assert arguments == {"optimizer", "num_warmup_steps", "num_training_steps", "num_cycles", "last_epoch"}
+    arguments = {*inspect.signature(get_wsd_schedule).parameters}
+    assert not arguments & {"T_0", "T_mult", "decay", "cycles"}
+    assert {"num_stable_steps", "num_decay_steps", "min_lr_ratio"} <= arguments
     arguments = {*inspect.signature(CosineAnnealingWarmRestarts).parameters} - {"verbose"}
     assert arguments == {"optimizer", "T_0", "T_mult", "eta_min", "last_epoch"}
 
@@ -96,6 +104,14 @@ def test_t_cur_of_torchs_scheduler_is_0_where_a_cycle_ended():
         scheduler.step()
         ended += [step] if scheduler.T_cur == 0 else []
     assert ended == [3, 9]
+
+
+def test_one_cycle_gives_the_learning_rates_of_the_built_in_cosine():
+    built_in, here = make_optimizer(), make_optimizer()
+    arguments = {"num_warmup_steps": 10, "num_training_steps": 100}
+    theirs = advance(built_in, get_cosine_schedule_with_warmup(built_in, **arguments), 100)
+    ours = advance(here, get_cosine_restarts_with_decay_and_warmup_schedule(here, **arguments), 100)
+    assert ours == [pytest.approx(of, rel=1e-9, abs=1e-12) for of in theirs]
 
 
 @pytest.mark.parametrize(("num_cycles", "differ"), [(1, 0), (3, 0), (9, 0), (7, 88)])
