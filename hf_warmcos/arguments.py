@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hf_warmcos.checks import MOST_LR, MOST_STEPS, minimum, real_number, shown, whole_number
+from hf_warmcos.checks import MOST_STEPS, argument, minimum, real_number, shown, whole_number
 from hf_warmcos.cycles import GeometricCycles
 from hf_warmcos.names import SET_BY_THE_TRAINING, meaning_of
 from hf_warmcos.schedule import CosineRestartSchedule, Cycles
@@ -57,9 +57,9 @@ def schedule_from_arguments(
 
     ```
     """
-    num_warmup_steps = whole_number("num_warmup_steps", num_warmup_steps, (">=", 0), ("<=", MOST_STEPS))
+    num_warmup_steps = argument("warmup_steps", num_warmup_steps, "num_warmup_steps")
     if num_training_steps is not None:
-        num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1), ("<=", MOST_STEPS))
+        num_training_steps = argument("steps", num_training_steps, "num_training_steps")
     ends, peaks = _extensions(extend_from, extend_peak)
     if ends and (num_training_steps is None or num_training_steps <= ends[-1]):
         raise ValueError(f"Expected num_training_steps > extend_from={ends[-1]}, but got {num_training_steps=}")
@@ -129,7 +129,7 @@ def _extensions(extend_from: Any, extend_peak: Any) -> tuple[list[int], list[flo
         raise ValueError(
             f"Expected extend_peak to be one number or {len(ends)}, one for each extend_from, but got {came}"
         )
-    peaks = [real_number("extend_peak", peak, (">", 0), ("<=", MOST_LR)) for peak in peaks]
+    peaks = [argument("peak", peak, "extend_peak") for peak in peaks]
     if not ends and peaks not in ([], [1]):
         raise ValueError(f"Expected extend_peak only with extend_from, but got extend_peak={shown(extend_peak)}")
     return ends, peaks

@@ -88,6 +88,35 @@ def learning_rate(name: str, value: Any, *bounds: tuple[str, float]) -> float:
     return float(real_number(name, value, (">=", -MOST_LR), ("<=", MOST_LR), *bounds))
 
 
+# What a schedule and a listed cycle are made of.
+_COUNTED = ("<=", MOST_STEPS)
+_RANGES: dict[str, tuple[Any, ...]] = {
+    "T_0": (real_number, (">", 0), _COUNTED),
+    "T_mult": (real_number, (">", 0), _COUNTED),
+    "decay": (real_number, (">", 0), ("<=", 1)),
+    "num_cycles": (whole_number, (">=", 1), _COUNTED),
+    "peak": (real_number, (">", 0), ("<=", MOST_LR)),
+    "stable_ratio": (real_number, (">=", 0), ("<", 1)),
+    "steps": (whole_number, (">=", 1), _COUNTED),
+    "warmup_lr_rate": (real_number, (">=", 0), ("<=", 1)),
+    "warmup_steps": (whole_number, (">=", 0), _COUNTED),
+}
+
+
+def argument(name: str, value: Any, in_messages: str | None = None) -> Any:
+    """Return an argument of a schedule or of a listed cycle as a number in its range.
+
+    ```python
+    >>> argument("decay", 2, in_messages="my_decay")
+    Traceback (most recent call last):
+    ValueError: Expected my_decay <= 1, but got my_decay=2
+
+    ```
+    """
+    check, *bounds = _RANGES[name]
+    return check(in_messages or name, value, *bounds)
+
+
 def minimum(eta_min: Any, eta_min_rate: Any, *names: str) -> tuple[float, float | None]:
     """Return ``eta_min`` and ``eta_min_rate``, of which one at most is given, as numbers."""
     name, name_of_rate = names or ("eta_min", "eta_min_rate")

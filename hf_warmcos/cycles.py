@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import accumulate, count, islice
 from typing import Any, NamedTuple
 
-from hf_warmcos.checks import MOST_LR, MOST_STEPS, real_number, shown, whole_number
+from hf_warmcos.checks import MOST_STEPS, argument, shown
 
 # Wide enough to hold exactly every sum that can lie halfway between two whole steps, so that the arithmetic's own error
 # never decides how a restart is rounded. Sums beyond its range become infinite.
@@ -210,22 +210,14 @@ def _read_cycle(index: int, cycle: Any, default: Shape) -> ListedCycle:
     if "steps" not in given:
         expected = f"{of} to be its steps, its steps and the fraction at which it peaks, or a dict with 'steps'"
         raise ValueError(f"Expected {expected}, but got {of}={shown(cycle)}")
-    steps = whole_number(
-        of if not isinstance(cycle, Mapping) else name_of % "steps", given["steps"], (">=", 1), ("<=", MOST_STEPS)
-    )
-    peak, warmup_steps, stable_ratio = default
-    if "peak" in given:
-        peak = real_number(name_of % "peak", given["peak"], (">", 0), ("<=", MOST_LR))
-    if "warmup_steps" in given:
-        name = name_of % "warmup_steps"
-        warmup_steps = whole_number(name, given["warmup_steps"], (">=", 0), ("<=", MOST_STEPS))
-    if warmup_steps >= steps:
-        name = name_of % "warmup_steps" if "warmup_steps" in given else "warmup_steps"
-        limit = f"{steps}, the steps of cycle {index}, which has to hold the warmup"
-        raise ValueError(f"Expected {name} < {limit}, but got {name}={warmup_steps}")
-    if "stable_ratio" in given:
-        stable_ratio = real_number(name_of % "stable_ratio", given["stable_ratio"], (">=", 0), ("<", 1))
-    return ListedCycle(steps, peak, warmup_steps, stable_ratio)
+    names = {key: of if key == "steps" and not isinstance(cycle, Mapping) else name_of % key for key in given}
+    checked = {key: argument(key, value, names[key]) for key, value in given.items()}
+    read = ListedCycle(**(default._asdict() | checked))
+    if read.warmup_steps >= read.steps:
+        name = names.get("warmup_steps", "warmup_steps")
+        limit = f"{read.steps}, the steps of cycle {index}, which has to hold the warmup"
+        raise ValueError(f"Expected {name} < {limit}, but got {name}={read.warmup_steps}")
+    return read
 
 
 def first_index(holds: Callable[[int], bool], indices: range) -> int:

@@ -20,7 +20,7 @@ from itertools import count, islice, pairwise
 from math import pi
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hf_warmcos.checks import MOST_STEPS, learning_rate, minimum, real_number, shown, whole_number
+from hf_warmcos.checks import MOST_STEPS, argument, learning_rate, minimum, real_number, shown, whole_number
 from hf_warmcos.cycles import (
     EXACT,
     Cycle,
@@ -231,21 +231,13 @@ class CosineRestartSchedule:
     eta_min_rate: float | None = None
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {
-            "T_mult": real_number("T_mult", self.T_mult, (">", 0), ("<=", MOST_STEPS)),
-            "decay": real_number("decay", self.decay, (">", 0), ("<=", 1)),
-            "warmup_steps": whole_number("warmup_steps", self.warmup_steps, (">=", 0), ("<=", MOST_STEPS)),
-            "warmup_lr_rate": real_number("warmup_lr_rate", self.warmup_lr_rate, (">=", 0), ("<=", 1)),
-            "stable_ratio": real_number("stable_ratio", self.stable_ratio, (">=", 0), ("<", 1)),
-        }
+        optional = [name for name in ("T_0", "num_cycles") if getattr(self, name) is not None]
+        names = ["T_mult", "decay", "warmup_steps", "warmup_lr_rate", "stable_ratio", *optional]
+        checked = {name: argument(name, getattr(self, name)) for name in names}
         checked["eta_min"], checked["eta_min_rate"] = minimum(self.eta_min, self.eta_min_rate)
         if not isinstance(self.warmup_mode, str) or self.warmup_mode not in WARMUP_MODES:
             known, came = ", ".join(WARMUP_MODES), shown(self.warmup_mode)
             raise ValueError(f"Expected warmup_mode to be one of {known}, but got warmup_mode={came}")
-        if self.num_cycles is not None:
-            checked["num_cycles"] = whole_number("num_cycles", self.num_cycles, (">=", 1), ("<=", MOST_STEPS))
-        if self.T_0 is not None:
-            checked["T_0"] = real_number("T_0", self.T_0, (">", 0), ("<=", MOST_STEPS))
         if self.cycles is not None:
             for name, default in {"T_0": None, "T_mult": 1, "decay": 1, "num_cycles": None}.items():
                 if (value := checked.get(name)) != default:
@@ -608,10 +600,9 @@ class CosineRestartSchedule:
         Source: the cycles of `transformers.get_cosine_with_hard_restarts_schedule_with_warmup`, with the lengths of
         SGDR.
         """
-        num_training_steps = whole_number("num_training_steps", num_training_steps, (">=", 1), ("<=", MOST_STEPS))
-        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
+        num_training_steps = argument("steps", num_training_steps, "num_training_steps")
+        num_cycles, T_mult = argument("num_cycles", num_cycles), argument("T_mult", T_mult)
         warmup_steps = whole_number("warmup_steps", warmup_steps, (">=", 0), ("<=", num_training_steps))
-        T_mult = real_number("T_mult", T_mult, (">", 0), ("<=", MOST_STEPS))
         # Any other mode is checked in the class.
         budget = num_training_steps - (warmup_steps if isinstance(warmup_mode, str) and warmup_mode == "prefix" else 0)
         if only_warms_up := budget == 0:
@@ -692,16 +683,13 @@ class CosineRestartSchedule:
             raise ValueError(f"Expected cycles that end, to append others to, but got num_cycles={self.num_cycles}")
         T_mult, decay = (self.T_mult if T_mult is None else T_mult), (self.decay if decay is None else decay)
         num_training_steps = whole_number("num_training_steps", num_training_steps, (">", end), ("<=", MOST_STEPS))
-        num_cycles = whole_number("num_cycles", num_cycles, (">=", 1), ("<=", MOST_STEPS))
+        num_cycles = argument("num_cycles", num_cycles)
         check_number(number + num_cycles, f"num_cycles={number} + {num_cycles}")
         past: Any = self.cycles or self._pairs(self._sequence, 1.0)
         added = self.fit(num_training_steps - end, num_cycles, T_mult=T_mult, decay=decay)
-        peak = past[-1][1] * added.decay if peak is None else real_number("peak", peak, (">", 0))
-        own: dict[str, float] = {}
-        if warmup_steps is not None:
-            own["warmup_steps"] = whole_number("warmup_steps", warmup_steps, (">=", 0), ("<=", MOST_STEPS))
-        if stable_ratio is not None:
-            own["stable_ratio"] = real_number("stable_ratio", stable_ratio, (">=", 0), ("<", 1))
+        peak = past[-1][1] * added.decay if peak is None else argument("peak", peak)
+        shape = {"warmup_steps": warmup_steps, "stable_ratio": stable_ratio}
+        own = {name: argument(name, value) for name, value in shape.items() if value is not None}
         new = [{"steps": steps, "peak": of_peak, **own} for steps, of_peak in self._pairs(added._sequence, peak)]
         return replace(self, T_0=None, T_mult=1, decay=1.0, num_cycles=None, cycles=[*past, *new])
 
