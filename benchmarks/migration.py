@@ -21,21 +21,12 @@ def as_code(name: str) -> str:
     return f"`{name}`" if re.fullmatch(r"\w+", name) else name
 
 
-def tested() -> str:
-    """Each scheduler with the release that it was compared with, and a link to its section."""
-    rows = []
-    for section, found in results().items():
-        anchor = re.sub(r"[^\w -]", "", section.lower()).replace(" ", "-")
-        rows.append([f"[{section}](#{anchor})", found["compared_with"]])
-    return markdown_table(["From", "Tested with"], rows, num_text_columns=2)
-
-
 def schedulers() -> str:
-    """A section for each scheduler: its arguments here, where it differs, and what a user loses who goes back."""
+    """A section for each scheduler: its release, its arguments here, where it differs, what is lost on going back."""
     sections = []
     for section, found in results().items():
         rows = [[as_code(name), meaning] for name, meaning in ELSEWHERE[section].items()]
-        table = markdown_table(["Theirs", "Here"], rows, num_text_columns=2)
+        table = markdown_table([f"Theirs ({found['compared_with']})", "Here"], rows, num_text_columns=2)
         facts = [*found["facts"], f"If you go back, you lose: {found['back']}."]
         sections.append("\n".join([f"### {section}", "", table, "", *(f"- {fact}" for fact in facts)]))
     return "\n\n".join(sections)

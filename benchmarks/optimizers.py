@@ -483,19 +483,6 @@ def optimizers_as_expected() -> str:
     )
 
 
-def optimizer_figures() -> str:
-    """The figures behind the table."""
-    rows = []
-    for kind, found in by_kind().items():
-        for record in found:
-            if kind != "expected" and "half" in record:
-                parts = record["half"] + (record["zero"] + record["restart"] if "zero" in record else [])
-                numbers = [f"{part:.2f}" for part in parts]
-                rows.append([named(record), *numbers, *["fails"] * (6 - len(numbers))])
-    head = ["optimizer", "half, first", "half, last", "0, first", "0, last", "restart, first", "restart, last"]
-    return markdown_table(head, rows)
-
-
 def lightning_frequency() -> str:
     """What `frequency` does under Lightning."""
     steps = read()["facts"]["steps_under_lightning"]

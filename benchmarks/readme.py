@@ -1,4 +1,4 @@
-"""Write the figures of the README and of pages in docs/, and the help on docs/command-line.md, into these documents.
+"""Write what comes from commands into the README and pages in docs/: figures, the help of commands, the reference.
 
 The picture of docs/speed.md is drawn, too.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,15 +25,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+import hf_warmcos
 from benchmarks import migration
 from benchmarks.documents import markdown_table, write_figures
 from benchmarks.optimizers import (
     lightning_frequency,
-    optimizer_figures,
     optimizers_as_expected,
     optimizers_by_kind,
 )
 from benchmarks.pictures import GRAY, new_figure, save, style
+from benchmarks.reference import reference
 from benchmarks.speed.step_cost import (
     BARE_LOOP,
     OURS,
@@ -83,10 +85,12 @@ def timed(record: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def step_cost() -> str:
-    """The medians, for each contender and number of groups."""
+    """The medians, for each contender and number of groups. The picture also shows `step()` alone."""
     record = read("step_cost")
     parts = []
     for part, columns in timed(record).items():
+        if part == "num_groups":
+            continue
         names = [*next(iter(columns.values()))]
         rows = [[name, *(rounded(of[name]["median"]) for of in columns.values())] for name in names]
         parts.append(markdown_table([PARTS[part], *columns], rows))
@@ -157,43 +161,59 @@ def other_costs() -> str:
 def help_of(*command: str) -> str:
     """What a command prints for `--help` in a terminal of 80 columns."""
     arguments = [sys.executable, "-m", "hf_warmcos", *command, "--help"]
-    help_text = subprocess.check_output(arguments, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, text=True)
-    return f"```text\n$ {' '.join(['hf-warmcos', *command, '--help'])}\n{help_text.rstrip()}\n```"
+    return subprocess.check_output(arguments, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, text=True).rstrip()
+
+
+def shown_help(*command: str, help_text: str | None = None) -> str:
+    return f"```text\n$ {' '.join(['hf-warmcos', *command, '--help'])}\n{help_text or help_of(*command)}\n```"
+
+
+def without_options_of_plot(*command: str) -> str:
+    """The help of a command, where one line stands for the options that `plot` has too."""
+    option = re.compile(r"^  -.*\n(?:   .*\n)*", re.MULTILINE)
+    known = {*option.findall(help_of("plot") + "\n")}
+    place = "  …                     as in `hf-warmcos plot`\n"
+    text = option.sub(lambda found: place if found[0] in known else found[0], help_of(*command) + "\n")
+    return shown_help(*command, help_text=re.sub(f"({place})+", place, text).rstrip())
 
 
 def command_help() -> str:
-    return help_of()
+    return shown_help()
 
 
 def plot_help() -> str:
-    return help_of("plot")
+    return shown_help("plot")
 
 
 def table_help() -> str:
-    return help_of("table")
+    return without_options_of_plot("table")
 
 
 def run_help() -> str:
-    return help_of("run")
+    return without_options_of_plot("run")
 
 
 DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (finetuning, step_summary),
     "docs/speed.md": (step_cost, other_costs),
-    "docs/optimizers.md": (optimizers_by_kind, lightning_frequency, optimizers_as_expected, optimizer_figures),
+    "docs/optimizers.md": (optimizers_by_kind, lightning_frequency, optimizers_as_expected),
     "docs/command-line.md": (command_help, plot_help, table_help, run_help),
-    "docs/migrate.md": (migration.tested, migration.schedulers, migration.commands),
+    "docs/migrate.md": (migration.schedulers, migration.commands),
 }
+REFERENCE = [page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs" / "reference").glob("*.md"))]
 
 
 def with_figures(document: str) -> str:
     """Return a document of this repository with its figures as they are now."""
-    figures = {section.__name__: section() for section in DOCUMENTS[document]}
+    if document in REFERENCE:
+        figures = {name: reference(name) for name in hf_warmcos.__all__}
+    else:
+        figures = {section.__name__: section() for section in DOCUMENTS[document]}
     return write_figures((ROOT / document).read_text(), figures)
 
 
 def main() -> None:
-    for document in DOCUMENTS:
+    for document in (*DOCUMENTS, *REFERENCE):
         (ROOT / document).write_text(with_figures(document))
     with style():
         save(draw_step_cost(), RESULTS / "step_cost.svg")

@@ -81,9 +81,7 @@ class CycleEndCallback(TrainerCallback, ExportableState):
     ...     report_to=[],
     ... )
     >>> dataset = [{"input_ids": [1, 2], "labels": [1, 2]}] * 8
-    >>> trainer = WarmCosTrainer(
-    ...     model, args, train_dataset=dataset, callbacks=[CycleEndCallback(evaluate=False)]
-    ... )
+    >>> trainer = WarmCosTrainer(model, args, train_dataset=dataset, callbacks=[CycleEndCallback(evaluate=False)])
     >>> result = trainer.train()  # doctest: +ELLIPSIS
     {...}
     >>> sorted(path.name for path in Path(output_dir).iterdir())

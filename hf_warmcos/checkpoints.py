@@ -205,6 +205,28 @@ def find_cycle_end_checkpoints(output_dir: str | PathLike[str]) -> list[Path]:
     Raises:
         ValueError: If there are none. Also if there are no marks and the checkpoints cannot belong to one run, because
             two have the same step or different schedules.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from accelerate import Accelerator
+    >>> from hf_warmcos import CosineRestartLR, CosineRestartSchedule
+    >>> accelerator, model = Accelerator(), torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> scheduler = CosineRestartLR(optimizer, CosineRestartSchedule(T_0=2, num_cycles=2))
+    >>> model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    >>> output_dir = Path(tempfile.mkdtemp())
+    >>> for update in range(1, 5):
+    ...     optimizer.step()
+    ...     scheduler.step()
+    ...     folder = accelerator.save_state(output_dir / f"update_{update}")
+    >>> [path.name for path in find_cycle_end_checkpoints(output_dir)]
+    ['update_2', 'update_4']
+
+    ```
     """
     states = [path for name in (TRAINER_STATE, *SCHEDULER_STATES) for path in Path(output_dir).glob(f"*/{name}")]
     folders = sorted({path.parent for path in states if re.fullmatch(r"[^\W\d_]+[-_]\d+", path.parent.name)})

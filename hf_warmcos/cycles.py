@@ -29,6 +29,16 @@ class Cycle(NamedTuple):
         index: Which cycle it is, counted from 0.
         start: The step at which it starts.
         length: How many steps it has.
+
+    Example:
+
+    ```python
+    >>> from hf_warmcos import CosineRestartSchedule
+    >>> cycle = CosineRestartSchedule(T_0=10, T_mult=2).cycle(1)
+    >>> cycle, cycle.end
+    (Cycle(index=1, start=10, length=20), 30)
+
+    ```
     """
 
     index: int  # type: ignore[assignment]  # the field hides tuple.index, which no cycle needs

@@ -1,4 +1,4 @@
-"""Run a command as it is, with this schedule in every Python process that it starts.
+"""Run a command as it is, with this schedule in each Python process of it.
 
 There, "cosine_with_restarts" means this schedule wherever transformers or
 diffusers looks a scheduler up by its name: give the command this name.
@@ -54,7 +54,7 @@ def at_cycle_ends(text: str) -> str:
 
 def run_parser() -> Parser:
     """The parser of what stands between `run` and the command."""
-    usage = "hf-warmcos run [schedule options] {COMMAND, SCRIPT.py, -m MODULE} [ARGS ...]"
+    usage = "hf-warmcos run [options] {COMMAND, SCRIPT.py, -m MODULE} [ARGS ...]"
     parser = Parser(prog="hf-warmcos run", usage=usage, description=__doc__)
     options = parser.add_argument_group("schedule options")
     add_schedule_options(options)

@@ -281,12 +281,15 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"hf-warmcos {hf_warmcos.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"], ["table", "-h"]])
-def test_help_is_printed_and_explains_each_option(arguments, capsys):
+@pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"], ["table", "-h"], ["run", "--help"]])
+def test_help_is_printed_fits_a_terminal_and_explains_each_option(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: hf-warmcos")
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: hf-warmcos")
+    assert max(map(len, printed.splitlines())) <= 80
     for parser in parsers()[1].values():
         assert all(action.help for action in parser._actions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from urllib.parse import quote_plus, unquote, urlsplit
 import pytest
 import torch
 from chromium import set_window, start_chromium
-from code_blocks import ROOT, code_blocks, run_blocks
+from code_blocks import RECOMMENDED, ROOT, code_blocks, run_blocks
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -35,6 +36,7 @@ from benchmarks import pictures
 
 DOCS = ROOT / "docs"
 PAGES = sorted(str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md"))
+SOURCES = sorted((ROOT / "hf_warmcos").rglob("*.py"))
 DOCUMENTS = [*PAGES, "README.md", "CONTRIBUTING.md", "examples/README.md", "benchmarks/README.md"]
 
 
@@ -76,8 +78,9 @@ def test_every_page_is_there_and_the_notebook_has_run(site):
     assert len(pages) >= len(PAGES) - 1  # docs/images/README.md is for the repository
     notebook = pages[folder / "five_minutes" / "index.html"].text
     assert "restarts at steps [60, 140]" in notebook
-    assert notebook.count("a cycle has ended: held-out loss") >= 4
+    assert notebook.count("a cycle ended, held-out loss") >= 4
     assert notebook.count('src="data:image/png') >= 4
+    assert not re.search(r"<div [^>]*vnd\.jupyter\.stderr", notebook)  # no warning, and no path of this machine
 
 
 @pytest.mark.slow
@@ -275,13 +278,32 @@ def test_the_search_finds_what_people_type(browser, query, page):
     assert f"/{page}" in list(pages)[:4], pages
 
 
-def test_the_notebook_is_kept_without_what_its_run_gave():
+def test_the_notebook_is_kept_without_what_its_run_gave_and_its_lines_fit_the_page():
     cells = json.loads((DOCS / "five_minutes.ipynb").read_text())["cells"]
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+    assert max(len(line.rstrip()) for cell in cells for line in cell["source"]) <= 80
+
+
+@pytest.mark.slow
+def test_code_of_the_notebook_fits_its_cells(browser):
+    driver = browser("five_minutes/")
+    code = "return [...document.querySelectorAll('.jp-InputArea pre')].map(of => [of.scrollWidth, of.clientWidth])"
+    widths = driver.execute_script(code)
+    assert len(widths) >= 8
+    assert all(needed <= shown + 1 for needed, shown in widths), widths
+
+
+@pytest.mark.slow
+def test_a_formula_that_is_wider_than_the_page_has_a_shadow_at_its_edge(browser):
+    driver = browser("reference/schedule/", width=390)
+    formula = "const of = document.querySelector('div.formula'); return "
+    assert driver.execute_script(formula + "of.scrollWidth > of.clientWidth")
+    assert driver.execute_script(formula + "getComputedStyle(of).backgroundImage").count("gradient") == 4
 
 
 def test_the_command_of_the_start_page_draws_its_schedule(capsys):
-    (shell,) = (block for block in code_blocks("docs/index.md", "bash") if "hf-warmcos plot" in block)
+    (shell,) = (block for block in code_blocks("docs/README.md", "bash") if "hf-warmcos plot" in block)
     (command,) = (line for line in shell.replace("\\\n", "").splitlines() if line.startswith("hf-warmcos"))
     assert not main(shlex.split(command)[1:])
     assert capsys.readouterr().out.count("\n") > 5
@@ -305,8 +327,37 @@ def test_each_picture_is_shown_on_a_page_of_the_repository():
     assert set((DOCS / "images").glob("*.*g")) <= shown
 
 
+def test_each_public_name_has_an_entry_in_the_reference_of_the_repository():
+    pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    entries = re.findall(r"<!-- figures: (\w+) -->\n## `\1`\n\n.+?```text\n\1\(.+?```pycon\n>>> ", pages, re.DOTALL)
+    assert sorted(entries) == sorted(hf_warmcos.__all__)
+
+
+def test_both_names_of_a_thing_exist():
+    table = (DOCS / "reference" / "index.md").read_text().partition("## Two names for one thing")[2]
+    rows = [row.split("|")[2:4] for row in re.findall(r"^\| .*", table, re.MULTILINE)[2:]]
+    function, schedule = (" ".join(cells) for cells in zip(*rows))
+    of_function = inspect.signature(hf_warmcos.get_cosine_restarts_with_decay_and_warmup_schedule).parameters
+    of_class = {field.name for field in fields(hf_warmcos.CosineRestartSchedule)}
+    assert len({*re.findall(r"`(\w+)", function)} & {*of_function}) == 7
+    assert len({*re.findall(r"`(\w+)", schedule)} & of_class) == 3
+    assert of_function["warmup_mode"].default == "prefix"
+    assert inspect.signature(hf_warmcos.CosineRestartSchedule).parameters["warmup_mode"].default == "overlap"
+    assert hf_warmcos.CosineRestartSchedule.fit(10).warmup_mode == "prefix"
+
+
+def test_snippets_with_growing_cycles_and_a_plateau_have_the_recommended_values():
+    """Where the recommendation changes, this lists the places that are to change."""
+    texts = [*map(Path.read_text, (*map(ROOT.joinpath, DOCUMENTS), DOCS / "five_minutes.ipynb", *SOURCES))]
+    texts += map(Path.read_text, (ROOT / "examples").glob("*.py"))
+    triple = r"num_cycles[^\w.]+(\d+)[^\w.]+T_mult[^\w.]+([\d.]*\d)\W+(?:n\W+)?stable_ratio[^\w.]+([\d.]*\d)"
+    found = [tuple(map(float, values)) for text in texts for values in re.findall(triple, text)]
+    assert len(found) > 40
+    assert {*found} == {tuple(map(float, RECOMMENDED.values()))}
+
+
 def test_the_page_of_public_names_has_each_of_them_and_no_other():
-    table = (DOCS / "reference" / "index.md").read_text()
+    table = (DOCS / "reference" / "index.md").read_text().partition("## Two names for one thing")[0]
     first_cells = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)[2:]
     assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == {*hf_warmcos.__all__}
 
@@ -347,9 +398,6 @@ def test_the_code_of_each_page_runs_in_its_order(document, tmp_path, monkeypatch
         train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
         output_dir="output",
     )
-
-
-SOURCES = sorted((ROOT / "hf_warmcos").rglob("*.py"))
 
 
 def text_of(node):

@@ -82,7 +82,7 @@ def test_lightning_counts_its_frequency_within_an_epoch():
     assert page.steps_under_lightning() == page.read()["facts"]["steps_under_lightning"]
 
 
-# README, docs/index.md, docs/troubleshooting.md
+# README, docs/README.md, docs/troubleshooting.md
 
 
 def test_the_other_schedules_of_the_readme_have_no_argument_for_what_they_lack():

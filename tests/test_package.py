@@ -104,7 +104,7 @@ def test_the_page_on_the_index_leads_into_the_repository_where_the_files_are(met
     for image, target in targets:
         assert target.startswith("https://"), target
         if target.startswith(f"{repository}/"):
-            kind, path = target.removeprefix(f"{repository}/").split("/main/")
+            kind, path = target.partition("#")[0].removeprefix(f"{repository}/").split("/main/")
             assert kind == ("raw" if image else "blob")
             assert (ROOT / path).exists(), target
 
@@ -137,6 +137,12 @@ def test_a_python_that_is_asked_for_and_missing_is_a_failure():
     asked = subprocess.run([ROOT / ".ci" / "versions", "3.99", "highest"], capture_output=True, text=True)
     assert asked.returncode != 0
     assert "3.99" in asked.stderr
+
+
+def test_the_classifiers_are_the_pythons_on_which_the_tests_run():
+    names = [of.rpartition(" :: ")[2] for of in extras.pyproject()["project"]["classifiers"] if "Python :: 3." in of]
+    rows = re.search(r"^here=\((.*)\)$", (ROOT / ".ci" / "versions").read_text(), re.MULTILINE)[1]
+    assert names == sorted({row.split()[0] for row in re.findall('"(.*?)"', rows)})
 
 
 def test_no_file_of_tests_has_more_than_500_lines():

@@ -106,8 +106,12 @@ def test_ci_runs_its_two_commands_word_for_word():
         assert f"    '{command}'" in (ROOT / ".ci" / "run").read_text()
 
 
+REFERENCE = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs" / "reference").glob("*.md"))]
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/speed.md", "docs/optimizers.md", "docs/command-line.md", "docs/migrate.md"]
+    "document",
+    ["README.md", "docs/speed.md", "docs/optimizers.md", "docs/command-line.md", "docs/migrate.md", *REFERENCE],
 )
 def test_figures_and_help_are_those_of_today(document, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)

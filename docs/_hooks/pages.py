@@ -17,17 +17,24 @@ from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import hf_warmcos
+
 logger = get_plugin_logger(__name__)
 ROOT = Path(__file__).parents[2]
 DARK_PAGES = "@media (prefers-color-scheme: dark)"
 # Pages of the site that lie elsewhere in the repository.
 PAGES = {"examples.md": "examples/README.md", "benchmarks.md": "benchmarks/README.md", "changelog.md": "CHANGELOG.md"}
 
+# The output of the notebook says nothing of the machine that builds the site: no widgets of Jupyter, DeepSpeed without
+# a GPU.
+NOTEBOOK = {"PYTHONWARNINGS": "ignore:IProgress not found", "DS_ACCELERATOR": "cpu"}
+
 
 def on_config(config: MkDocsConfig) -> None:
     """The address of the repository stands in one place. As `repo_url`, pages would ask GitHub for stars."""
     repository = re.findall(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
     config.extra["repository"] = repository
+    os.environ.update(NOTEBOOK)
     config.extra["social"] = [{"icon": "fontawesome/brands/github", "link": repository, "name": "The repository"}]
 
 
@@ -40,9 +47,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     source = Path(page.file.abs_src_path or "")
     page.edit_url = f"{config.extra['repository']}/edit/main/{source.relative_to(ROOT)}"
-    # In the place of docstrings, the repository shows links to them.
-    markdown = re.sub(r"^Docstrings in the source: .*\n", "", markdown, flags=re.MULTILINE)
-    markdown = re.sub(r"<!-- reference: (\w+) -->", r"::: hf_warmcos.\1", markdown)
+    # Of each public name, the repository shows a part of its docstring.
+    names = "|".join(hf_warmcos.__all__)
+    markdown = re.sub(
+        rf"<!-- figures: ({names}) -->.*?<!-- end of \1 -->", r"::: hf_warmcos.\1", markdown, flags=re.DOTALL
+    )
     return _with_links(markdown, page, config, files)
 
 
