@@ -177,10 +177,6 @@ def without_options_of_plot(*command: str) -> str:
     return shown_help(*command, help_text=re.sub(f"({place})+", place, text).rstrip())
 
 
-def command_help() -> str:
-    return shown_help()
-
-
 def plot_help() -> str:
     return shown_help("plot")
 
@@ -197,7 +193,7 @@ DOCUMENTS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (finetuning, step_summary),
     "docs/speed.md": (step_cost, other_costs),
     "docs/optimizers.md": (optimizers_by_kind, lightning_frequency, optimizers_as_expected),
-    "docs/command-line.md": (command_help, plot_help, table_help, run_help),
+    "docs/command-line.md": (plot_help, table_help, run_help),
     "docs/migrate.md": (migration.schedulers, migration.commands),
 }
 REFERENCE = [page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs" / "reference").glob("*.md"))]
