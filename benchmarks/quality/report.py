@@ -341,6 +341,7 @@ def fine_tuning_decisions(frame: pd.DataFrame) -> str:
         (best + "these cycles", "best loss", plateau, linear),
         ("The same cycles with `decay=0.5`", "loss", plateau + ", `decay=0.5`", linear),
         ("3 growing cycles without a plateau", "loss", GROWING, linear),
+        (best + "those cycles", "best loss", GROWING, linear),
         *((name, "loss", name, linear) for name in ("`warmup_stable_decay`", "`cosine`", "`cosine_with_restarts`")),
         ("**New data after it.** Loss on the new data: half the peak", "loss", half, full),
         ("Loss on the old data: half the peak", "old", half, full),
