@@ -40,7 +40,7 @@ from hf_warmcos import CosineRestartSchedule, find_incomplete_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("datasets")]
 
-NUM_UPDATES = 100  # more than twenty runs do before they are killed
+NUM_UPDATES = 100  # more than twelve runs do before they are killed
 SCHEDULE = CosineRestartSchedule.fit(NUM_UPDATES, num_cycles=3, warmup_steps=5, decay=0.75)
 
 
@@ -135,17 +135,17 @@ def run_and_kill(
     wait_until(lambda: not processes_of_group(run.process.pid))
 
 
-def test_twenty_kills_in_a_row_change_nothing(small, left_alone, tmp_path):
+def test_twelve_kills_in_a_row_change_nothing(small, left_alone, tmp_path):
     """One worker, the launcher or all of them, before, in and between saves: the end is the same to the last bit."""
     chance, output_dir, killed_in_save = random.Random(0), tmp_path / "run", 0
     arguments = [*small, f"--output_dir={output_dir}"]
     waits = (wait_for_save, wait_for_training, wait_for_save, wait_for_start)
     kills = (kill_all, kill_worker, kill_launcher)
-    for number in range(20):
+    for number in range(12):  # each way to wait with each way to kill
         run_and_kill(arguments, 2, output_dir, waits[number % 4], kills[number % 3], chance)
         killed_in_save += (output_dir / "unfinished").exists()
-    print(f"{killed_in_save} of 20 kills hit a save")
-    assert killed_in_save >= 5
+    print(f"{killed_in_save} of 12 kills hit a save")
+    assert killed_in_save >= 3
     assert 0 < updates_so_far(output_dir) < NUM_UPDATES
     Run(tmp_path / "log", arguments, num_processes=2).succeed()
     assert_each_update_stands_once_at_its_rate(output_dir)

@@ -170,7 +170,7 @@ class TestResuming:
 
 class TestKilled:
     @pytest.mark.slow
-    def test_twenty_times_while_it_saves_and_resumed_ends_with_the_weights_and_rates_of_a_run_left_alone(
+    def test_ten_times_while_it_saves_and_resumed_ends_with_the_weights_and_rates_of_a_run_left_alone(
         self, tmp_path
     ):
         num_steps, save_steps = 320, 4
@@ -199,7 +199,7 @@ class TestKilled:
 
         finish(left_alone)
         num_torn = 0
-        while num_torn < 20:  # the other kills come when a save has just ended
+        while num_torn < 10:  # the other kills come when a save has just ended
             process, known, num_saves = start(killed), {*trainer_checkpoints(killed)}, random.choice([1, 2])
             while len({*trainer_checkpoints(killed)} - known) < num_saves and process.is_alive():
                 time.sleep(0.0005)
