@@ -57,9 +57,9 @@ class Arc:
         fall(t) &= (1 + \cos(\pi \, clip((t - fall\_start) / fall))) / 2 \\
         lr(t) &= (f + (1 - f) \, risen(t)) \cdot floor + (r + (1 - r) \, risen(t)) \cdot fall(t) \cdot span
 
-    where f is `floor_from` and r is `span_from`. Each warmup mode is this formula with another `rise_start` and
-    `floor_from`. The arcs of a schedule follow one another without a gap: the first one also holds before its cycle,
-    and the last one after it.
+    where f is `floor_from` and r is `span_from`. The warmup of ``"overlap"`` and ``"prefix"`` starts at step 0, and f
+    and r are `warmup_lr_rate`. A cycle's own warmup starts with the cycle, and f is 1. The arcs of a schedule follow
+    one another without a gap: the first one also holds before its cycle, and the last one after it.
 
     Attributes:
         cycle: The cycle.
@@ -118,7 +118,8 @@ class Arc:
         )
 
     def floor_and_span(self, base_lr: float) -> tuple[float, float]:
-        """The learning rate at the end of the cycle, and how far above it the cycle peaks: never below it."""
+        """The learning rate at the end of the cycle, and how far above it the cycle peaks: 0 where the decay would take
+        the peak below it, and negative only where the initial learning rate is below it."""
         floor = self.eta_min + base_lr * self.eta_min_rate
         return floor, max(base_lr * self.peak, min(base_lr, floor)) - floor
 

@@ -87,7 +87,8 @@ class CosineRestartLR(LRScheduler):
     """
 
     _arc: Arc | None = None  # the arc of the position, looked up when the position leaves it
-    _floors_and_spans: list[tuple[float, float]] | None = None  # of that arc, for each group
+    # Of an arc, for base_lrs: together, because a saving thread computes them as well.
+    _floors_and_spans: tuple[Any, Any, list[tuple[float, float]]] = None, None, []
     _in_use: list[float] | None = None  # the base_lrs that the groups have as their initial_lr
     _groups: list[dict[str, Any]]  # these groups: others may be there now
     _last_lr: list[float]  # type: ignore[assignment]  # the learning rates of the position
@@ -146,7 +147,7 @@ class CosineRestartLR(LRScheduler):
         # Nothing else in this class writes `initial_lr`.
         for group, base_lr in zip(groups, checked):
             group["initial_lr"] = base_lr
-        self._base_lrs, self._in_use, self._floors_and_spans, self._groups = checked, [*checked], None, [*groups]
+        self._base_lrs, self._in_use, self._groups = checked, [*checked], [*groups]
 
     # The position.
 
@@ -155,7 +156,6 @@ class CosineRestartLR(LRScheduler):
         arc = self._arc
         if arc is None or not arc.start <= self.last_epoch < arc.stop:
             arc = self._arc = self.schedule.arc_at(max(0, self.last_epoch))
-            self._floors_and_spans = None
         return arc
 
     cycle_index = property(lambda self: self._here().cycle.index, doc="The index of the current cycle, counted from 0.")
@@ -170,8 +170,9 @@ class CosineRestartLR(LRScheduler):
     def at_cycle_end(self) -> bool:
         """True after the ``step()`` that ends a cycle: evaluate and save then.
 
-        The update that was just made had the lowest learning rate of its cycle. What the optimizer holds now, and what
-        ``get_last_lr()`` returns, is for the next update: where another cycle follows, its peak.
+        The update that was just made was the cycle's last one, close to the minimum. What the optimizer holds now, and
+        what ``get_last_lr()`` returns, is for the next update: the first learning rate of the next cycle, which is its
+        peak unless the cycle has a warmup.
         """
         arc = self._here()
         # A restart ends the cycle before; after the last cycle there is none.
@@ -211,6 +212,7 @@ class CosineRestartLR(LRScheduler):
             warnings.warn(f"{message} Call `optimizer.step()` first, then `lr_scheduler.step()`.", stacklevel=3)
 
     def _warn_of_passed_end(self) -> None:
+        # The steps to warn after are all that there are where the restarts never end, and once it was said.
         if self._warns_after == MOST_STEPS:
             raise ValueError(f"Expected steps up to {MOST_STEPS}, but got one more")
         self._warns_after = MOST_STEPS  # once
@@ -224,10 +226,11 @@ class CosineRestartLR(LRScheduler):
 
         A subclass may override it; what it returns is what ``step()`` writes.
         """
-        arc = self._here()
-        floors_and_spans = self._floors_and_spans
-        if floors_and_spans is None or self._in_use != self._base_lrs:
-            floors_and_spans = self._floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in self._base_lrs]
+        arc, base_lrs = self._here(), self._base_lrs
+        of_arc, of_base_lrs, floors_and_spans = self._floors_and_spans
+        if of_arc is not arc or of_base_lrs is not base_lrs or self._in_use != base_lrs:
+            floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in base_lrs]
+            self._floors_and_spans = arc, base_lrs, floors_and_spans
         of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
         for floor, span in floors_and_spans:  # a comprehension would cost as much as five groups
@@ -237,8 +240,8 @@ class CosineRestartLR(LRScheduler):
     def get_last_lr(self) -> list[float]:  # type: ignore[override]
         """Return the learning rate of each parameter group at the position of the last ``step()``, as plain floats.
 
-        Where that ``step()`` ended a cycle, this is the peak of the next one, for the next update. The update that was
-        just made had the lowest learning rate.
+        Where that ``step()`` ended a cycle, this is the first learning rate of the next one, for the next update. The
+        update that was just made was the cycle's last one, close to the minimum.
         """
         return self._last_lr.copy()
 
@@ -253,7 +256,7 @@ class CosineRestartLR(LRScheduler):
             is_known = groups == self._groups and self._base_lrs == self._in_use
         except Exception:  # what was put there cannot be compared, as arrays and tensors of several numbers
             is_known = False
-        if not is_known:
+        if not is_known:  # the same number of groups: by position, as in torch
             self.base_lrs = self._base_lrs if len(groups) == len(self._base_lrs) else self._base_lrs_of(groups)
         self._moves = True
         if epoch is None and self.last_epoch >= 0:
@@ -287,6 +290,7 @@ class CosineRestartLR(LRScheduler):
     def _base_lrs_of(self, groups: list[dict[str, Any]]) -> list[float]:
         """The initial learning rates where groups were added or removed: known groups keep those that are in use."""
         in_order = None
+        # The copy of the list in use has the same floats, until one is changed in place.
         if any(base_lr is not used for base_lr, used in zip(self._base_lrs, self._in_use or ())):  # changed in place
             # By position, as the groups lie now: they may have been reordered since the last step.
             here = [group for group, lr in zip(groups, self._of_known(groups, self._last_lr)) if lr is not None]
@@ -388,7 +392,7 @@ class CosineRestartLR(LRScheduler):
         """Restore the position and the initial learning rates, and write the learning rates of that position.
 
         If the saved scheduler was not in charge of its optimizer when it was saved, for example because you had set a
-        learning rate by hand, nothing is written until the next ``step()``.
+        learning rate by hand, no `lr` is written until the next ``step()``.
 
         The schedule stays the one that this scheduler was constructed with, as with the schedules of transformers.
         Where it changes the learning rate of steps already taken, a warning of the logger `hf_warmcos` lists the
