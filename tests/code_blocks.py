@@ -25,3 +25,10 @@ def run_blocks(blocks: list[str], document: str, **names: Any) -> dict[str, Any]
     for block in blocks:
         exec(compile(block, document, "exec"), namespace)
     return namespace
+
+
+def code_of_section(document: str, section: str, language: str = "python") -> str:
+    """The blocks of one language in a section of the third level."""
+    text = (ROOT / document).read_text()
+    sections = dict(of.split("\n", 1) for of in re.split(r"^### ", text, flags=re.MULTILINE)[1:])
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", sections[section], re.DOTALL))

@@ -308,3 +308,21 @@ def test_the_callback_of_the_page_resets_the_moments_at_each_cycle_end(tmp_path)
     callbacks = [namespace["FreshMoments"](), Counts()]
     WarmCosTrainer(causal_lm(), args, train_dataset=token_rows(64), callbacks=callbacks).train()
     assert [step for step, count in enumerate(counts) if count == 0] == [0, 2, 6]
+
+
+def test_the_listed_cycles_of_the_page_do_what_it_says_of_them():
+    peaks, rewarmed, annealed = (
+        CosineRestartSchedule(cycles=eval(cycles)) for cycles in re.findall(r"`cycles=(.*?)`", PAGE.read_text())
+    )
+    assert [peaks.peak_lr(index) for index in (0, 1)] == [1, 0.5]
+    assert [rewarmed.lr_at(step) for step in (0, 1000, 1025, 1050)] == [1, 0, 0.25, 0.5]
+    assert [annealed.lr_at(step) for step in (0, 600, 700)] == [1, 1, 0]
+    assert annealed.lr_at(601) < 1
+    assert annealed.end == 700
+
+
+def test_the_steps_of_another_schedule_are_listed_as_one_cycle():
+    (kwargs,) = re.findall(r'`(\{"cycles": .*?\})`', PAGE.read_text())
+    schedule = get_cosine_restarts_with_decay_and_warmup_schedule(make_optimizer(), 4, **json.loads(kwargs)).schedule
+    assert [(cycle.start, cycle.end) for cycle in map(schedule.cycle, (0, 1))] == [(4, 20), (20, 40)]
+    assert schedule.peak_lr(1) == 0.5

@@ -143,6 +143,52 @@ def test_a_validation_loss_that_is_passed_to_step_is_taken_for_the_position_as_i
     assert rates_of(ours) == rates_of(torchs)
 
 
+def test_a_warmup_of_each_group_multiplies_what_the_schedule_wrote():
+    optimizer = torch.optim.SGD([parameter_group(0.1), parameter_group(0.01)])
+    scheduler = factory(optimizer, 0, T_0=20)
+    warmups, seen = (2, 10), []
+    for step in range(30):
+        for group, steps in zip(optimizer.param_groups, warmups):
+            group["lr"] *= min(1, (step + 1) / steps)
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    assert seen == [
+        [scheduler.schedule.lr_at(step, lr) * min(1, (step + 1) / steps) for lr, steps in zip((0.1, 0.01), warmups)]
+        for step in range(30)
+    ]
+
+
+@pytest.mark.needs("lightning")
+def test_lightning_counts_the_updates_of_both_optimizers_in_manual_optimization():
+    import lightning
+
+    class TwoOptimizers(lightning.LightningModule):
+        automatic_optimization = False
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+            self.updates = [0, 0]
+
+        def configure_optimizers(self):
+            self.estimated = self.trainer.estimated_stepping_batches
+            return [torch.optim.SGD([of], lr=0.1) for of in self.parameters()]
+
+        def training_step(self, batch, _):
+            for index, optimizer in enumerate(self.optimizers()):
+                optimizer.zero_grad()
+                self.manual_backward(self.layer(batch).square().mean())
+                optimizer.step()
+                self.updates[index] += 1
+
+    module = TwoOptimizers()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=6, enable_model_summary=False, **quiet)
+    trainer.fit(module, torch.utils.data.DataLoader(torch.ones(10, 2)))
+    assert (module.estimated, module.updates) == (6, [3, 3])
+
+
 def test_each_loop_of_the_page_is_named_once():
     section = (ROOT / "docs" / "migrate.md").read_text().partition("## A loop of your own")[2]
-    assert len(re.findall(r"^\*\*… ", section, re.MULTILINE)) == 9
+    assert len(re.findall(r"^\*\*… ", section, re.MULTILINE)) == 10

@@ -187,6 +187,14 @@ def test_a_trainer_logs_every_500_updates_and_its_schedule_is_linear_by_default(
     assert (defaults["logging_steps"], defaults["lr_scheduler_type"]) == (500, "linear")
 
 
+# docs/many-processes.md
+
+
+def test_the_fused_adamw_is_a_trainers_default_from_transformers_5_on():
+    default = TrainingArguments("output", use_cpu=True, report_to="none").optim
+    assert default == "adamw_torch_fused" or Version(transformers.__version__) < Version("5")
+
+
 # docs/which-values.md, docs/command-line.md
 
 

@@ -8,12 +8,13 @@ import threading
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import transformers.optimization
 from optimizers import make_optimizer
 from trainer_runs import BASE_LR, causal_lm, logged_rates, token_rows, training_arguments
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from work import HANGS_AFTER
 
 from hf_warmcos import CosineRestartSchedule, WarmCosTrainer, register, unregister
@@ -323,3 +324,21 @@ def test_cycles_that_somebody_asked_for_are_none(given, passed):
     with register(**given), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         entry()(make_optimizer(0.5), 0, 25, **passed)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("num_cycles=3", TypeError, "argument after \\*\\* must be a mapping, not str"),
+        ("{'num_cycles': 3}", ValueError, "Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_a_text_that_is_no_json_is_the_error_on_the_page_about_troubleshooting(tmp_path, text, error, message):
+    def scheduler():
+        kwargs = TrainingArguments(str(tmp_path), lr_scheduler_kwargs=text).lr_scheduler_kwargs
+        return transformers.get_scheduler("cosine_with_restarts", make_optimizer(), 0, 10, kwargs)
+
+    with register(num_cycles=3), pytest.raises(error, match=message):
+        scheduler()
+    page = (Path(__file__).parent.parent / "docs" / "troubleshooting.md").read_text()
+    assert message.replace("\\", "") in page

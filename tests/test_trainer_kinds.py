@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import transformers
@@ -76,11 +78,12 @@ class TestOtherTrainers:
         trainer.train()
         assert logged_rates(trainer) == self.RATES
 
-    @pytest.mark.parametrize("name", ["DPO", "GRPO", "Reward"])
+    @pytest.mark.parametrize("name", ["DPO", "GRPO", "Reward", "KTO", "experimental.orpo.ORPO"])
     def test_preference_trainers_of_trl(self, tmp_path, name):
-        import trl
         from datasets import Dataset
 
+        *module, name = name.split(".")
+        trl = importlib.import_module(".".join(["trl", *module]))
         trainer_class = type("WarmCos", (WarmCosTrainerMixin, getattr(trl, f"{name}Trainer")), {})
         tokenizer = ByT5Tokenizer(extra_ids=0)
         answers = {"prompt": ["a b"] * 16, "chosen": [" c"] * 16, "rejected": [" d"] * 16}

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from transformers import (
 from work import HANGS_AFTER
 
 from hf_warmcos import (
+    CosineRestartLR,
     CosineRestartSchedule,
     WarmCosTrainer,
 )
@@ -160,6 +162,15 @@ class TestResuming:
         schedule = CosineRestartSchedule.fit(12)
         initial = [BASE_LR] * 6 + [BASE_LR / 4] * 6
         assert logged_rates(trainer) == [schedule.lr_at(step, lr) for step, lr in enumerate(initial)]
+
+    def test_this_callback_keeps_the_ratio_of_the_groups(self):
+        page = "docs/troubleshooting.md"
+        (block,) = (block for block in code_blocks(page, "python") if "NewInitialLearningRate" in block)
+        callback = run_blocks([block], page)["NewInitialLearningRate"]()
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1e-3, 1e-4)]
+        scheduler = CosineRestartLR(torch.optim.SGD(groups), CosineRestartSchedule.fit(12))
+        callback.on_train_begin(SimpleNamespace(learning_rate=5e-4), None, None, lr_scheduler=scheduler)
+        assert scheduler.get_last_lr() == pytest.approx([5e-4, 5e-5])
 
     def test_from_a_path_or_from_nothing_is_as_in_a_plain_trainer(self, run, output_dir):
         resumed = self.resume(output_dir, output_dir / "checkpoint-6")

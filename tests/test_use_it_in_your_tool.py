@@ -9,13 +9,17 @@ import os
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from code_blocks import code_of_section
 from example_runs import Run, free_port
+from tools.train_with_tools import SNIPPETS
+from tools.train_with_tools import TOOLS as ALONE
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
@@ -31,9 +35,7 @@ TOOLS = PAGE[PAGE.index("## Hugging Face") :]
 SECTIONS = dict(section.split("\n", 1) for section in re.split(r"^### ", TOOLS, flags=re.MULTILINE)[1:])
 
 
-def code(section: str, language: str = "python") -> str:
-    """The code blocks of a section of the page."""
-    return "\n".join(re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.DOTALL))
+code = partial(code_of_section, "docs/use-it-in-your-tool.md")
 
 
 def run_code(section: str, **namespace: Any) -> dict[str, Any]:
@@ -127,6 +129,15 @@ def lightning(folder: Path) -> float:
     return BASE_LR
 
 
+def fabric(folder: Path) -> float:
+    num_processes = int(os.environ.get("WORLD_SIZE", 1))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    model = torch.nn.Linear(8, 1)
+    loader = DataLoader(torch.randn(NUM_STEPS * num_processes, 8), batch_size=1)
+    run_code("Lightning Fabric", model=model, optimizer=adamw(model), loader=loader, devices=num_processes)
+    return BASE_LR
+
+
 QUIET = {
     "logger": False,
     "enable_checkpointing": False,
@@ -171,6 +182,7 @@ def train_by_the_page(output: str, snippet: str) -> None:
             pytest.param(package, marks=pytest.mark.needs(package))
             for package in ("trl", "sentence_transformers", "peft", "lightning", "deepspeed")
         ),
+        pytest.param("fabric", marks=pytest.mark.needs("lightning")),
     ],
 )
 def test_each_update_has_the_schedules_rate(tmp_path, snippet, num_processes):
@@ -274,16 +286,26 @@ def test_torchtune_by_its_yaml():
     assert factory(adamw(), num_training_steps=2500, last_epoch=-1, **arguments).schedule == BY_CLASS_PATH
 
 
-@pytest.mark.parametrize("section", ["torchtitan", "MMEngine", "litgpt", "Composer"])
-def test_what_no_test_runs_at_least_compiles(section):
+@pytest.mark.parametrize("section", ["torchtitan", "MMEngine", *SNIPPETS])
+def test_what_this_environment_cannot_run_at_least_compiles(section):
     compile(code(section), section, "exec")
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_section_says_whether_it_is_tested_and_the_table_leads_to_it(section):
-    assert re.search(r"^\*\*(Tested\*\*|Not tested\*\*: source)", SECTIONS[section], re.MULTILINE)
-    anchor = re.sub(r"[^\w -]", "", section.lower()).replace(" ", "-")
-    assert f"(#{anchor})" in PAGE.partition("## How")[0]
+ROWS = re.findall(r"^\| \[(.*)\]\(#(.*)\) \| .+ \| (.*) \|$", PAGE, re.MULTILINE)
+
+
+def test_the_table_leads_to_each_section_and_says_how_it_was_tested():
+    anchors = {re.sub(r"[^\w -]", "", section.lower()).replace(" ", "-") for section in SECTIONS}
+    assert {anchor for _, anchor, _ in ROWS} == anchors
+    assert all(re.match(r"suite: |tools: \d|by hand|no: source of ", tested) for *_, tested in ROWS)
+
+
+def test_what_the_table_says_of_tools_with_environments_of_their_own_is_what_the_script_trains():
+    says = {name: re.split(r", (?=1)", tested)[1] for name, _, tested in ROWS if tested.startswith("tools: ")}
+    trains = {
+        name: "1" + " and 2" * (tool.most_processes > 1) + ", resumed" * tool.resumes for name, tool in ALONE.items()
+    }
+    assert says == trains
 
 
 @pytest.mark.parametrize("page", ["use-it-in-your-tool.md", "migrate.md"])

@@ -4,15 +4,16 @@
     python tests/tools/train_with_tools.py ms-swift   # or some
 
 Each tool gets an environment of its own in --folder, which is kept for the next time; then the tool trains a tiny model
-on the CPU, with `hf-warmcos run` in front of its command where that is the recipe: on 1 process, resumed from a
-checkpoint, and on 2 processes where the tool trains on several without a GPU. Behind the prefix each cycle end has to
-leave a checkpoint. This is not part of the test suite. It needs the requirements of the tests, and `uv`, which it
-installs into an environment of its own.
+on the CPU, by the code of the page (`snippets.py`) or with `hf-warmcos run` in front of its command: on 1 process,
+resumed from a checkpoint, and on 2 processes where the tool trains on several without a GPU. Behind the prefix each
+cycle end has to leave a checkpoint. This is not part of the test suite. It needs the requirements of the tests, and
+`uv`, which it installs into an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable
-from importlib.metadata import Distribution, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parent.parent.parent
 NUM_STEPS, NUM_WARMUP_STEPS, LR = 25, 4, 1e-2
 RUN = ["hf-warmcos", "run", "--num_cycles", "3", "--T_mult", "2", "--at_cycle_ends", "save"]
 SCHEDULE = CosineRestartSchedule.fit(NUM_STEPS, 3, T_mult=2, warmup_steps=NUM_WARMUP_STEPS, warmup_mode="prefix")
+WITH_PLATEAU = dataclasses.replace(SCHEDULE, stable_ratio=0.8)
 CYCLE_ENDS = [*SCHEDULE.restarts(NUM_STEPS), NUM_STEPS]
 # What an environment for the CPU cannot use, or what does not fit its torch.
 LEFT_OUT = ("torchvision", "torchaudio", "xformers", "flash-attn")
@@ -50,6 +52,9 @@ class Tool(NamedTuple):
         rates: From the run's folder to the learning rates of its updates.
         stand_ins: Modules that the tool imports and does not use here: empty ones take their place.
         most_processes: On how many processes the tool trains without a GPU.
+        resumes: Whether the tool resumes.
+        schedule: The schedule of the recipe.
+        lr: Its initial learning rate.
     """
 
     requirements: list[str]
@@ -57,6 +62,9 @@ class Tool(NamedTuple):
     rates: Callable[[Path], list[float]]
     stand_ins: tuple[str, ...] = ()
     most_processes: int = 2
+    resumes: bool = True
+    schedule: CosineRestartSchedule = SCHEDULE
+    lr: float = LR
 
 
 def trainer_arguments(folder: Path) -> dict[str, Any]:
@@ -224,9 +232,34 @@ def torchtune_rates(folder: Path) -> list[float]:
     return [rates[step] for step in sorted(rates)]
 
 
+def snippet(folder: Path, num_processes: int, resumed: bool) -> tuple[list[str], dict[str, str]]:
+    """The code of the page as it stands there."""
+    (folder / "resumed").touch() if resumed else None
+    launch = ["torchrun", "--standalone", f"--nproc_per_node={num_processes}"] if num_processes > 1 else ["python"]
+    section = folder.name.removeprefix("run_")
+    command = [*launch, str(ROOT / "tests" / "tools" / "snippets.py"), section, str(folder)]
+    return command, {"ACCELERATE_USE_CPU": "true", "NODE_RANK": "0"}
+
+
+def snippet_rates(folder: Path) -> list[float]:
+    """What each process wrote: the same."""
+    first, *others = (json.loads(path.read_text()) for path in folder.glob("rates_*.json"))
+    if any(rates != first for rates in others):
+        raise AssertionError(f"Expected the same learning rates on each process, but got {first} and {others}")
+    return first
+
+
+SNIPPETS = {
+    "SetFit": Tool(["setfit==1.2.0"], snippet, snippet_rates, resumes=False, schedule=WITH_PLATEAU, lr=2e-5),
+    "Composer": Tool(["mosaicml==0.32.1"], snippet, snippet_rates, schedule=WITH_PLATEAU),
+    "litgpt": Tool(["litgpt==0.5.13", "requests"], snippet, snippet_rates, most_processes=1, schedule=WITH_PLATEAU),
+    "skorch": Tool(["skorch==1.4.0"], snippet, snippet_rates, most_processes=1, schedule=WITH_PLATEAU),
+    "ignite": Tool(["pytorch-ignite==0.5.5"], snippet, snippet_rates, most_processes=1, schedule=WITH_PLATEAU),
+}
 TOOLS = {
+    **SNIPPETS,
     "ms-swift": Tool(["ms-swift"], swift, trainer_rates),
-    "llamafactory": Tool(["llamafactory"], llamafactory, trainer_rates, stand_ins=("torchaudio",)),
+    "LLaMA-Factory": Tool(["llamafactory"], llamafactory, trainer_rates, stand_ins=("torchaudio",)),
     "axolotl": Tool(["axolotl>=0.19"], axolotl, trainer_rates, most_processes=1),
     "torchtune": Tool(["torchtune", "torchao==0.10.0"], torchtune, torchtune_rates, most_processes=1),
 }
@@ -262,7 +295,7 @@ def install(name: str, tool: Tool, folder: Path) -> Path:
         venv.create(uv, with_pip=True)
         subprocess.run([uv / "bin" / "pip", "install", "--quiet", "uv"], check=True)
     overrides = folder / "overrides.txt"
-    torch = version("torch").partition("+")[0]
+    torch = metadata.version("torch").partition("+")[0]
     lines = [f"torch=={torch}", *(f'{left_out}; sys_platform == "never"' for left_out in LEFT_OUT)]
     overrides.write_text("\n".join(lines))
     if not environment.exists():
@@ -279,8 +312,8 @@ def install(name: str, tool: Tool, folder: Path) -> Path:
 
 def version_in(environment: Path, name: str) -> str:
     (packages,) = environment.glob("lib/python*/site-packages")
-    found = {each.name.lower().replace("_", "-"): each for each in Distribution.discover(path=[str(packages)])}
-    return found[name].version
+    found = {each.name.lower().replace("_", "-"): each for each in metadata.Distribution.discover(path=[str(packages)])}
+    return found[re.split("[=>]", name)[0]].version
 
 
 def train(tool: Tool, environment: Path, folder: Path, num_processes: int, resumed: bool) -> None:
@@ -305,7 +338,7 @@ def train(tool: Tool, environment: Path, folder: Path, num_processes: int, resum
         raise AssertionError(f"No schedule was asked for: {log}")
     rates = tool.rates(folder)
     # Some log the learning rate of an update, some that of the next one, which is set when they write.
-    expected = [[SCHEDULE.lr_at(step + ahead, LR) for step in range(NUM_STEPS)] for ahead in (0, 1)]
+    expected = [[tool.schedule.lr_at(step + ahead, tool.lr) for step in range(NUM_STEPS)] for ahead in (0, 1)]
     if rates not in expected:
         raise AssertionError(f"Expected {expected[0]}, but the command of {log} logged {rates}")
     if "--at_cycle_ends" in command:
@@ -330,8 +363,9 @@ def main() -> int:
         environment = install(name, tool, folder)
         run_folder = folder / f"run_{name}"
         for num_processes in range(1, 1 + tool.most_processes):
-            for resumed in (False, True) if num_processes == 1 else (False,):
-                what = f"{name} {version_in(environment, name)}, {num_processes} process(es){', resumed' * resumed}"
+            for resumed in (False, True) if num_processes == 1 and tool.resumes else (False,):
+                version = version_in(environment, tool.requirements[0])
+                what = f"{name} {version}, {num_processes} process(es){', resumed' * resumed}"
                 if not resumed:
                     shutil.rmtree(run_folder, ignore_errors=True)
                 try:
