@@ -191,7 +191,8 @@ def main() -> None:
     globals()[name.lower()](folder, resumed)
     path = folder / f"rates_{os.environ.get('RANK', '0')}.json"
     if resumed:
-        rates = json.loads(path.read_text())[:STOPPED_AT] + rates
+        # Composer makes a step at a learning rate of 0 first, by which torch builds the optimizer's state for loading.
+        rates = json.loads(path.read_text())[:STOPPED_AT] + rates[STOPPED_AT - NUM_STEPS :]
     path.write_text(json.dumps(rates))
 
 
