@@ -181,9 +181,7 @@ class TestResuming:
 
 class TestKilled:
     @pytest.mark.slow
-    def test_ten_times_while_it_saves_and_resumed_ends_with_the_weights_and_rates_of_a_run_left_alone(
-        self, tmp_path
-    ):
+    def test_ten_times_while_it_saves_and_resumed_ends_with_the_weights_and_rates_of_a_run_left_alone(self, tmp_path):
         num_steps, save_steps = 320, 4
         arguments = {
             "max_steps": num_steps,

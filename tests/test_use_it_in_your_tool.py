@@ -264,9 +264,8 @@ def arguments_by_class_path(command: str) -> tuple[Any, dict[str, Any]]:
 BY_CLASS_PATH = CosineRestartSchedule.fit(2500, 3, T_mult=2, warmup_steps=100, warmup_mode="prefix", stable_ratio=0.8)
 
 
-@pytest.mark.parametrize("section", ["kohya sd-scripts", "musubi-tuner"])
-def test_by_the_path_of_the_factory_on_a_command_line(section):
-    factory, arguments = arguments_by_class_path(code(section, "bash"))
+def test_by_the_path_of_the_factory_on_a_command_line():
+    factory, arguments = arguments_by_class_path(code("kohya sd-scripts", "bash"))
     optimizer = adamw()
     assert scheduler_rates(factory(optimizer, **arguments), optimizer, 2500) == rates_of(BY_CLASS_PATH, num_steps=2500)
 
