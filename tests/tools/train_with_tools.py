@@ -235,7 +235,8 @@ def torchtune_rates(folder: Path) -> list[float]:
 def snippet(folder: Path, num_processes: int, resumed: bool) -> tuple[list[str], dict[str, str]]:
     """The code of the page as it stands there."""
     (folder / "resumed").touch() if resumed else None
-    launch = ["torchrun", "--standalone", f"--nproc_per_node={num_processes}"] if num_processes > 1 else ["python"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+    launch = ["python", *torchrun] if num_processes > 1 else ["python"]
     section = folder.name.removeprefix("run_")
     command = [*launch, str(ROOT / "tests" / "tools" / "snippets.py"), section, str(folder)]
     return command, {"ACCELERATE_USE_CPU": "true", "NODE_RANK": "0"}
