@@ -256,7 +256,7 @@ def test_the_tables_of_study_4_compare_seed_by_seed_and_leave_out_what_was_not_r
     *_, path = fine_tuned
     frame = report.fine_tuning(path)
     rows = [row.strip("| ").split(" | ") for row in report.fine_tuning_decisions(frame).splitlines()[2:]]
-    assert len(rows) == 11
+    assert len(rows) == 12
     assert {row[3] for row in rows if "new data" in row[0] or "old data" in row[0]} == {"not measured"}
     end = {
         (line["run"]["contender"]["name"], line["run"]["contender"]["stable_ratio"], line["run"]["seed"]): line["curve"]
