@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -178,9 +177,11 @@ def _is_misspelled(name: str, known: str) -> bool:
     """
     if name.replace("_", "").lower() == known.replace("_", "").lower():
         return True
+    from difflib import SequenceMatcher  # only a wrong name needs it
+
     words, known_words = name.lower().split("_"), known.lower().split("_")
     return len(words) == len(known_words) and all(
-        difflib.SequenceMatcher(None, *pair).ratio() >= 0.65 for pair in zip(words, known_words)
+        SequenceMatcher(None, *pair).ratio() >= 0.65 for pair in zip(words, known_words)
     )
 
 

@@ -33,7 +33,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_warmcos import __version__
 from hf_warmcos.options import (
@@ -45,7 +45,9 @@ from hf_warmcos.options import (
     schedule_arguments,
 )
 from hf_warmcos.overview import YSCALES, CycleRow, Plan, cycle_table, plan
-from hf_warmcos.past_run import Comparison, PastRun
+
+if TYPE_CHECKING:
+    from hf_warmcos.past_run import Comparison, PastRun
 
 _LENGTHS = {"T_0", "cycles"}
 _COMMANDS = {
@@ -93,7 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.past_run is None and options.logging_steps is not None:
             raise ValueError("give --from with --logging_steps")
-        past_runs = [] if options.past_run is None else PastRun.read(options.past_run, options.logging_steps)
+        past_runs: list[PastRun] = []
+        if options.past_run is not None:
+            from hf_warmcos.past_run import PastRun
+
+            past_runs = PastRun.read(options.past_run, options.logging_steps)
         planned = _plan(options, past_runs)
         comparisons = [run.compare(planned.schedule, planned.base_lr) for run in past_runs]
         if options.command == "plot":

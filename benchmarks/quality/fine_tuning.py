@@ -133,13 +133,14 @@ class Contender:
         return tuple(map(float, schedule.curve(budget.num_updates)))
 
 
+Halves = tuple[list[Contender], list[Contender]]
 PLATEAU = Contender("hf_warmcos", stable_ratio=0.8)
 LINEAR, COSINE, WSD = (Contender(name) for name in ("linear", "cosine", "warmup_stable_decay"))
 FOUR = ([LINEAR, WSD], [PLATEAU, COSINE])
-OTHERS = ([Contender("cosine_with_restarts"), Contender("hf_warmcos"), replace(PLATEAU, decay=0.5)], [])
+OTHERS: Halves = ([Contender("cosine_with_restarts"), Contender("hf_warmcos"), replace(PLATEAU, decay=0.5)], [])
 ON_NEW_DATA = [replace(PLATEAU, restart=peak, restart_warmup=warmup) for warmup in (False, True) for peak in (1.0, 0.5)]
 # What is trained, the scenario, and the contenders of both halves; the most important first.
-BLOCKS: list[tuple[str, str, tuple[list[Contender], list[Contender]]]] = [
+BLOCKS: list[tuple[str, str, Halves]] = [
     ("full", "fine-tuning", FOUR),
     ("full", "fine-tuning", OTHERS),
     ("LoRA", "fine-tuning", FOUR),
