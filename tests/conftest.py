@@ -64,6 +64,10 @@ def pytest_collection_modifyitems(items):
         item.user_properties += [("extra", name) for name in names - {"test", "plot"} or {"test"}]
         if reason := extras.missing(packages):
             item.add_marker(pytest.mark.skip(reason))
+    # The files that start most processes come first, so that none of them is left for the end of a run in several
+    # processes.
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def accepted(reason):

@@ -138,6 +138,19 @@ def test_another_number_of_processes_is_refused_in_one_line_that_says_both(whole
     assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
 
 
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory):
+    """A function that gives the folder of a run of six epochs that nothing stopped, for a number of processes."""
+
+    @functools.cache
+    def folder(num_processes: int) -> Path:
+        output_dir = tmp_path_factory.mktemp("left_alone") / "run"
+        train(output_dir, num_processes, num_epochs=6)
+        return output_dir
+
+    return folder
+
+
 @pytest.fixture
 def copied(tmp_path):
     """A function that starts a command of the docstring in a folder with nothing but a copy of the loop."""
@@ -176,7 +189,7 @@ def copied(tmp_path):
     ids=["Ctrl-C", "Ctrl-C on two processes", "its launcher is killed"],
 )
 def test_a_copy_stops_and_the_same_command_of_its_docstring_continues_it(
-    copied, tmp_path, program, num_processes, stop
+    copied, left_alone, program, num_processes, stop
 ):
     output_dir, start = copied
     process = start(program)
@@ -195,8 +208,7 @@ def test_a_copy_stops_and_the_same_command_of_its_docstring_continues_it(
     assert f"Processes: {num_processes}, device: " in output
     assert "Continuing from output/update_" in output
     assert output.count("a cycle has ended") == 3 - saved
-    train(tmp_path / "left_alone", num_processes, num_epochs=6)
-    assert_same_end(output_dir, tmp_path / "left_alone")
+    assert_same_end(output_dir, left_alone(num_processes))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--output_dir=run"], ["run", "more"]])

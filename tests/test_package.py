@@ -81,7 +81,7 @@ def test_the_sdist_has_all_that_its_tests_its_pages_and_its_ci_name(unpacked):
 @pytest.mark.slow
 def test_the_sdist_passes_its_own_tests(unpacked):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    fast = ("package", "public_names", "readme", "arguments", "cycles", "saved_state")
+    fast = ("public_names", "arguments", "cycles", "extended_schedules", "factory", "saved_state", "schedule")
     tests = (
         "-m",
         "pytest",
