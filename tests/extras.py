@@ -59,11 +59,7 @@ def extra_of_package() -> dict[str, str]:
 @cache
 def imports_at_the_top(path: Path) -> set[str]:
     """The packages that a file of tests imports at the top, also through the helpers and examples that it imports."""
-    found = set()
-    for name in _imported(compile(path.read_text(), str(path), "exec")):
-        own = [file for folder in (TESTS, EXAMPLES) if (file := folder / f"{name}.py").exists()]
-        found |= imports_at_the_top(own[0]) if own else {name}
-    return found
+    return _imported(compile(path.read_text(), str(path), "exec"))
 
 
 def needs(item: Any) -> set[str]:
@@ -87,8 +83,14 @@ def missing(packages: set[str]) -> str | None:
 
 
 def _imported(code: CodeType) -> set[str]:
-    names = (step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
-    return {name.partition(".")[0] for name in names}
+    """The packages that this code imports; of a helper or an example, those that it imports at its top."""
+    found = set()
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            name = step.argval.partition(".")[0]
+            own = [file for folder in (TESTS, EXAMPLES) if (file := folder / f"{name}.py").exists()]
+            found |= imports_at_the_top(own[0]) if own else {name}
+    return found
 
 
 def _parts(code: CodeType) -> Iterator[CodeType]:
