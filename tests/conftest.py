@@ -29,6 +29,7 @@ REASONS = (
     r"transformers 4 has another way for it",
     r"transformers \S+ has no (reduce_lr_on_plateau|greedy)",
     r"no permission to mount a read-only folder",
+    r"argparse writes help in another form from Python 3\.13 on",
 )
 
 
