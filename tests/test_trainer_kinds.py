@@ -78,6 +78,7 @@ class TestOtherTrainers:
         trainer.train()
         assert logged_rates(trainer) == self.RATES
 
+    @pytest.mark.needs("trl")
     @pytest.mark.parametrize("name", ["DPO", "GRPO", "Reward", "KTO", "experimental.orpo.ORPO"])
     def test_preference_trainers_of_trl(self, tmp_path, name):
         from datasets import Dataset
