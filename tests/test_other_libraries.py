@@ -190,9 +190,10 @@ def test_a_trainer_logs_every_500_updates_and_its_schedule_is_linear_by_default(
 # docs/many-processes.md
 
 
-def test_the_fused_adamw_is_a_trainers_default_from_transformers_5_on():
+def test_the_fused_adamw_is_a_trainers_default_in_transformers_5_with_torch_2_8_or_later():
     default = TrainingArguments("output", use_cpu=True, report_to="none").optim
-    assert default == "adamw_torch_fused" or Version(transformers.__version__) < Version("5")
+    if Version(transformers.__version__) >= Version("5"):
+        assert (default == "adamw_torch_fused") == (Version(torch.__version__) >= Version("2.8"))
 
 
 # docs/which-values.md, docs/command-line.md
