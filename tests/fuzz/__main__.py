@@ -462,7 +462,8 @@ class Operations(stateful.RuleBasedStateMachine):
     def save(self) -> Any:
         states = copy.deepcopy((self.optimizer.state_dict(), self.scheduler.state_dict()))
         in_charge = self.in_charge and all(
-            close(model.learning_rate(self.arguments, self.position, group.base_lr), lr)
+            # Exactly: a warmup can begin at 1e-300, where what differs by a factor lies close together.
+            model.learning_rate(self.arguments, self.position, group.base_lr) == lr
             for group, lr in zip(self.known, self.written)
             if any(group is each for each in self.groups)
         )
