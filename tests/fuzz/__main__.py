@@ -321,10 +321,12 @@ def snapshot(optimizer: Any, scheduler: Any) -> list[Any]:
 
 @dataclasses.dataclass
 class Group:
-    """What the model knows of a parameter group: its initial learning rate, and the learning rate that it holds."""
+    """What the model knows of a parameter group: its initial learning rate, the learning rate that it holds, and what
+    stands in it as its initial one: that of the last step, or of a state that was loaded."""
 
     base_lr: float
     held: float
+    stands: float | None = None
 
 
 class Operations(stateful.RuleBasedStateMachine):
@@ -364,7 +366,7 @@ class Operations(stateful.RuleBasedStateMachine):
     def write(self) -> None:
         """What the scheduler does when it steps: it writes all groups, and has seen what was changed."""
         for group, lr in zip(self.groups, self.expected()):
-            group.held = lr
+            group.held, group.stands = lr, group.base_lr
         self.known, self.changed, self.waiting = [*self.groups], None, False
         self.written = [group.held for group in self.groups]
 
@@ -444,7 +446,7 @@ class Operations(stateful.RuleBasedStateMachine):
         self.optimizer.param_groups[index]["lr"] = made
         group = self.groups[index]
         group.held = float(made)
-        if not any(group is each for each in self.known):  # it has not joined: what it holds is its initial one
+        if not any(group is each for each in self.known) and group.stands is None:  # what it holds is its initial one
             group.base_lr = lr
 
     @stateful.precondition(lambda self: self.changed is None)
@@ -457,6 +459,8 @@ class Operations(stateful.RuleBasedStateMachine):
             self.scheduler.base_lrs = base_lrs
         for group, base_lr in zip(self.groups, base_lrs):
             group.base_lr = base_lr
+            if not in_place:  # otherwise it is written at the next step
+                group.stands = base_lr
 
     @stateful.rule(target=saved)
     def save(self) -> Any:
@@ -475,13 +479,13 @@ class Operations(stateful.RuleBasedStateMachine):
             if which == "optimizer":
                 self.optimizer.load_state_dict(copy.deepcopy(of_optimizer))
                 for group, other in zip(self.groups, groups):
-                    group.held = other.held
+                    group.held, group.stands = other.held, other.stands
                     if not any(group is each for each in self.known):
-                        group.base_lr = other.base_lr  # the state has an initial_lr for it
+                        group.base_lr = other.base_lr if other.stands is None else other.stands
             else:
                 self.scheduler.load_state_dict(copy.deepcopy(of_scheduler))
                 for group, other in zip(self.groups, groups):
-                    group.base_lr = other.base_lr
+                    group.base_lr = group.stands = other.base_lr
                 self.position = position
                 self.known, self.written, self.changed = [*self.groups], self.expected(), None
                 if in_charge:
