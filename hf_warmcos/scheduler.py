@@ -228,9 +228,10 @@ class CosineRestartLR(LRScheduler):
         """
         arc, base_lrs = self._here(), self._base_lrs
         of_arc, of_base_lrs, floors_and_spans = self._floors_and_spans
-        if of_arc is not arc or of_base_lrs is not base_lrs or self._in_use != base_lrs:
-            floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in base_lrs]
-            self._floors_and_spans = arc, base_lrs, floors_and_spans
+        if of_arc is not arc or of_base_lrs != base_lrs:
+            of_base_lrs = [*base_lrs]  # base_lrs can change in place
+            floors_and_spans = [arc.floor_and_span(base_lr) for base_lr in of_base_lrs]
+            self._floors_and_spans = arc, of_base_lrs, floors_and_spans
         of_floor, of_span = arc.fractions_at(self.last_epoch + self._fraction)
         lrs = []
         for floor, span in floors_and_spans:  # a comprehension would cost as much as five groups

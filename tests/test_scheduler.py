@@ -384,3 +384,14 @@ def test_the_repr_says_the_schedule_with_its_minimum_and_the_position(minimum):
 
 def test_every_mode_is_tested_here():
     assert {arguments.get("warmup_mode", "overlap") for arguments in SETTINGS} == set(WARMUP_MODES)
+
+
+def test_base_lrs_that_are_changed_in_place_around_a_save_and_back_are_those_of_the_next_step():
+    optimizer = make_optimizer(0.5, 0.1)
+    scheduler = Scheduler(optimizer, T_0=10)
+    advance(optimizer, scheduler)
+    scheduler.base_lrs[:] = [0.25, 0.1]
+    scheduler.state_dict()
+    scheduler.base_lrs[:] = [0.5, 0.1]
+    advance(optimizer, scheduler)
+    assert rates_of(optimizer) == [scheduler.schedule.lr_at(2, base_lr) for base_lr in (0.5, 0.1)]
